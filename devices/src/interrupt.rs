@@ -1,0 +1,12 @@
+//! The wire from a device to the guest's interrupt controller.
+
+use std::io;
+
+/// An edge-triggered interrupt line. Each [`trigger`](InterruptLine::trigger) is one rising edge.
+///
+/// A device holds its line as `Arc<dyn InterruptLine>`; the monitor implements it with an irqfd, so that
+/// raising an interrupt is one `write(2)` and never involves a vCPU thread.
+pub trait InterruptLine: Send + Sync {
+    /// Raises the interrupt once. Several edges may be merged into one if the guest has not yet seen the first.
+    fn trigger(&self) -> io::Result<()>;
+}

@@ -1,0 +1,1 @@
+//! Devices of the PC that Linux expects beside virtio.

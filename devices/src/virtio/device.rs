@@ -1,0 +1,98 @@
+//! The contract between a virtio device and the transport that carries it.
+
+use std::os::fd::RawFd;
+
+use event_manager::EventSet;
+
+use super::queue::{ActiveQueue, QueueFault};
+use crate::memory::GuestRam;
+
+/// What a driver has set up by the time it says DRIVER_OK (virtio 1.2 §3.1.1, step 8).
+pub struct Activation {
+    /// The guest's memory.
+    pub memory: GuestRam,
+    /// Every queue of the device, in order. One that the driver left disabled is not [ready](ActiveQueue::ready).
+    pub queues: Vec<ActiveQueue>,
+    /// Features that both sides agreed on.
+    pub features: u64,
+}
+
+/// The host cannot give the device what the driver asked for; the transport then sets DEVICE_NEEDS_RESET.
+#[derive(Debug, thiserror::Error)]
+pub enum ActivateError {
+    /// A queue without which the device cannot work was left disabled.
+    #[error("the driver started the device without enabling queue {0}")]
+    QueueMissing(usize),
+    /// The backend refused the negotiated features.
+    #[error("the backend refused the features {features:#x} that the driver chose")]
+    Backend {
+        /// The negotiated features.
+        features: u64,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// The driver broke the rules (or its memory is gone) so that the device cannot go on until it is reset.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceFault {
+    /// A ring is unusable.
+    #[error("queue {index} is unusable")]
+    Queue {
+        /// Which queue.
+        index: usize,
+        /// What is wrong with it.
+        source: QueueFault,
+    },
+}
+
+/// A descriptor of the backend that the event loop watches for the device.
+#[derive(Debug, Clone, Copy)]
+pub struct BackendEvent {
+    /// Watched descriptor; stays open and the same for the device's whole life.
+    pub fd: RawFd,
+    /// What to watch for, edge-triggered if it says so.
+    pub events: EventSet,
+    /// Passed back to [`VirtioDevice::process_backend`].
+    pub token: u32,
+}
+
+/// A virtio device as its transport drives it.
+///
+/// The transport owns status, feature negotiation and queue configuration. The device gets its queues by value
+/// at DRIVER_OK and drops them on reset. `process_*` are called on the event loop only between the two.
+pub trait VirtioDevice: Send {
+    /// Device type (virtio 1.2 §5).
+    fn device_type(&self) -> u32;
+
+    /// The largest size of each queue, a power of two up to 32768. Its length is the number of queues.
+    fn queue_max_sizes(&self) -> &[u16];
+
+    /// Device-specific features and ring features that the device offers; the transport adds VIRTIO_F_VERSION_1.
+    fn features(&self) -> u64;
+
+    /// Reads the device configuration (virtio 1.2 §2.5). Bytes beyond its end stay zero.
+    fn read_config(&self, offset: u64, data: &mut [u8]);
+
+    /// The driver is ready. On an error the device stays inactive.
+    fn activate(&mut self, activation: Activation) -> Result<(), ActivateError>;
+
+    /// Back to the state before [`activate`](VirtioDevice::activate): queues dropped, nothing in flight.
+    fn reset(&mut self);
+
+    /// The driver rang the doorbell of queue `index`.
+    fn process_queue(&mut self, index: usize) -> Result<(), DeviceFault>;
+
+    /// Writes the device configuration. Few devices have writable fields.
+    fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
+
+    /// What the event loop must watch for this device.
+    fn backend_events(&self) -> Vec<BackendEvent> {
+        Vec::new()
+    }
+
+    /// A [`BackendEvent`] with `token` fired.
+    fn process_backend(&mut self, _token: u32, _events: EventSet) -> Result<(), DeviceFault> {
+        Ok(())
+    }
+}
