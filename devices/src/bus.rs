@@ -63,7 +63,11 @@ impl Bus {
             .ok_or(BusError::InvalidRange { base, len })?;
         let position = self.entries.partition_point(|entry| entry.last < base);
         if let Some(next) = self.entries.get(position).filter(|next| next.base <= last) {
-            return Err(BusError::Overlap { base, len, other: next.base });
+            return Err(BusError::Overlap {
+                base,
+                len,
+                other: next.base,
+            });
         }
         self.entries.insert(position, Entry { base, last, device });
         Ok(())
@@ -82,7 +86,8 @@ impl Bus {
 
     /// Hands `data` to the device at `address`; a write to nobody is dropped. Returns whether a device took it.
     pub fn write(&self, address: u64, data: &[u8]) -> bool {
-        self.with_device(address, data.len(), |device, offset| device.write(offset, data)).is_some()
+        self.with_device(address, data.len(), |device, offset| device.write(offset, data))
+            .is_some()
     }
 
     fn with_device(
@@ -99,7 +104,10 @@ impl Bus {
             return None;
         }
         // A device that panicked elsewhere has left its lock poisoned; its registers are still plain data.
-        access(&mut *entry.device.lock().unwrap_or_else(PoisonError::into_inner), offset);
+        access(
+            &mut *entry.device.lock().unwrap_or_else(PoisonError::into_inner),
+            offset,
+        );
         Some(())
     }
 }
@@ -158,7 +166,11 @@ mod tests {
         bus.insert(0xff0, 0x10, echo()).unwrap();
         assert_eq!(
             bus.insert(0x101f, 1, echo()),
-            Err(BusError::Overlap { base: 0x101f, len: 1, other: 0x1010 })
+            Err(BusError::Overlap {
+                base: 0x101f,
+                len: 1,
+                other: 0x1010
+            })
         );
         assert!(bus.insert(0, u64::MAX, echo()).is_err());
         assert!(bus.insert(0x5000, 0, echo()).is_err());

@@ -14,10 +14,13 @@
 pub mod bus;
 pub mod interrupt;
 pub mod legacy;
-
 pub mod memory;
+pub mod rate_limiter;
+pub mod state;
 pub mod virtio;
 
 pub use bus::{Bus, BusDevice, BusError};
 pub use interrupt::InterruptLine;
 pub use memory::GuestRam;
+pub use rate_limiter::RateLimiter;
+pub use state::{Metered, RestoreError, Snapshot};

@@ -4,7 +4,7 @@ use std::os::fd::RawFd;
 
 use event_manager::EventSet;
 
-use super::queue::{ActiveQueue, QueueFault};
+use super::queue::{ActiveQueue, QueueFault, QueuePosition};
 use crate::memory::GuestRam;
 
 /// What a driver has set up by the time it says DRIVER_OK (virtio 1.2 §3.1.1, step 8).
@@ -49,11 +49,11 @@ pub enum DeviceFault {
 /// A descriptor of the backend that the event loop watches for the device.
 #[derive(Debug, Clone, Copy)]
 pub struct BackendEvent {
-    /// Watched descriptor; stays open and the same for the device's whole life.
+    /// Watched descriptor. Once listed it stays open for the device's whole life, and means the same.
     pub fd: RawFd,
     /// What to watch for, edge-triggered if it says so.
     pub events: EventSet,
-    /// Passed back to [`VirtioDevice::process_backend`].
+    /// Passed back to [`VirtioDevice::process_backend`]; less than 2³¹.
     pub token: u32,
 }
 
@@ -61,6 +61,8 @@ pub struct BackendEvent {
 ///
 /// The transport owns status, feature negotiation and queue configuration. The device gets its queues by value
 /// at DRIVER_OK and drops them on reset. `process_*` are called on the event loop only between the two.
+/// A device that can be saved also is a [`Snapshot`](crate::Snapshot), and one that counts is
+/// [`Metered`](crate::Metered).
 pub trait VirtioDevice: Send {
     /// Device type (virtio 1.2 §5).
     fn device_type(&self) -> u32;
@@ -83,10 +85,21 @@ pub trait VirtioDevice: Send {
     /// The driver rang the doorbell of queue `index`.
     fn process_queue(&mut self, index: usize) -> Result<(), DeviceFault>;
 
+    /// Where every queue stands, in order, while the device is active; empty otherwise.
+    fn queue_positions(&self) -> Vec<QueuePosition>;
+
     /// Writes the device configuration. Few devices have writable fields.
     fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
 
-    /// What the event loop must watch for this device.
+    /// Finishes what is in flight, so that [`queue_positions`](VirtioDevice::queue_positions) and the device's
+    /// state say everything. Called before a save, while the guest stands still.
+    fn quiesce(&mut self) -> Result<(), DeviceFault> {
+        Ok(())
+    }
+
+    /// What the event loop watches for this device while it is active. May grow later (a rate limit that is
+    /// configured while the microVM runs); the transport is then told by
+    /// [`MmioTransport::watch_changed`](super::mmio::MmioTransport::watch_changed).
     fn backend_events(&self) -> Vec<BackendEvent> {
         Vec::new()
     }

@@ -3,11 +3,21 @@
 //! A device is a folder with `device` (what the guest sees), `request` or `packet` (parsing what the guest
 //! wrote) and `backend` (what the host does: sees bytes and requests, never descriptors).
 
+pub mod adaptor;
+pub mod block;
+pub mod config;
 pub mod device;
+pub mod mmio;
+pub mod net;
 pub mod queue;
+pub mod rng;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
+pub use adaptor::Adaptor;
 pub use device::{ActivateError, Activation, BackendEvent, DeviceFault, VirtioDevice};
-pub use queue::{ActiveQueue, Chain, QueueFault, Step};
+pub use mmio::{MmioTransport, MmioWindow, TransportError};
+pub use queue::{ActiveQueue, Chain, Drained, MAX_DESCRIPTORS, QueueFault, QueuePosition, Step};
 
 use std::io;
 

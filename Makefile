@@ -1,0 +1,51 @@
+# Everything a developer or a user of the source tree does, by name. `make help` lists it.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help packages build release kernel rootfs tiny demo test test-unit test-tiny test-linux lint fmt bench clean
+
+target_dir := $(or $(CARGO_TARGET_DIR),target)/x86_64-unknown-linux-gnu
+vmm := $(abspath $(target_dir)/release/koya-vmm)
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+packages: ## install the Debian packages that the rest needs (as root; others are told the line)
+	@resources/install-packages
+
+build: ## build everything for development
+	cargo build --workspace
+
+release: ## build koya-vmm as it ships
+	cargo build --release --package koya-vmm
+
+kernel: packages ## build the guest kernel, or find it in the cache, and print where it is
+	@resources/kernel/build
+
+rootfs: packages ## build the Debian root disks, or find them in the cache, and print where they are
+	@resources/rootfs/build debian
+	@resources/rootfs/build debian-systemd
+
+tiny: ## build the tiny guests into target/tiny
+	@resources/tiny/build target/tiny
+
+demo: packages release ## boot Debian in a microVM: a shell on a terminal, a scripted visit elsewhere
+	@resources/demo/run "$(vmm)"
+
+test: packages release tiny ## run every test: units, tiny guests, real guests
+	@tests/run
+
+lint: ## formatting, clippy, shell scripts, dependencies
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	@tests/lint
+
+fmt: ## format the code
+	cargo fmt --all
+
+bench: packages release tiny ## measure against QEMU on this host; writes bench-results/
+	@tests/bench "$(vmm)"
+
+clean: ## remove what was built here (the cache stays)
+	rm -rf target bench-results

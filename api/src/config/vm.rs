@@ -1,0 +1,314 @@
+//! A whole microVM: the JSON config file.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    BootSource, Drive, DriveConfigError, Entropy, Logger, MachineConfig, MachineConfigError, Metrics,
+    NetworkConfigError, NetworkInterface, NotYet, PathError, Serial, check_file_id,
+};
+use crate::action::Action;
+
+/// Everything a microVM is configured with. Read from a config file, and the answer to `GET /vm/config`.
+///
+/// The keys are Firecracker's. Those of parts that Koya does not have yet are accepted while they ask for nothing.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct VmConfig {
+    /// Not supported yet.
+    #[serde(default)]
+    pub balloon: NotYet,
+    /// The drives, in the order in which the guest sees them; a root device comes first.
+    #[serde(default)]
+    pub drives: Vec<Drive>,
+    /// What to boot.
+    pub boot_source: BootSource,
+    /// Not supported yet.
+    #[serde(default)]
+    pub cpu_config: NotYet,
+    /// The VMM's log.
+    pub logger: Option<Logger>,
+    /// vCPUs and memory; without it, the defaults.
+    pub machine_config: Option<MachineConfig>,
+    /// The VMM's metrics.
+    pub metrics: Option<Metrics>,
+    /// Not supported yet.
+    #[serde(default)]
+    pub mmds_config: NotYet,
+    /// The network interfaces, in the order in which the guest sees them.
+    #[serde(default)]
+    pub network_interfaces: Vec<NetworkInterface>,
+    /// Not supported yet.
+    #[serde(default)]
+    pub vsock: NotYet,
+    /// The entropy device, if there is one.
+    pub entropy: Option<Entropy>,
+    /// Not supported yet.
+    #[serde(default, serialize_with = "NotYet::as_list")]
+    pub pmem: NotYet,
+    /// Not supported yet.
+    #[serde(default)]
+    pub memory_hotplug: NotYet,
+    /// The serial console. Not a key of Firecracker's, which knows it only as `PUT /serial`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub serial: Option<Serial>,
+}
+
+/// A config file that is well-formed but describes no possible microVM.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum VmConfigError {
+    /// Wrong vCPUs or memory.
+    #[error("machine-config")]
+    Machine(#[source] MachineConfigError),
+    /// A path that no file can have.
+    #[error("{key}")]
+    Path {
+        /// The key of the config file.
+        key: &'static str,
+        /// What is wrong with the path.
+        #[source]
+        source: PathError,
+    },
+    /// A wrong drive.
+    #[error("drives[{index}]")]
+    Drive {
+        /// Its place, counted from 0.
+        index: usize,
+        /// What is wrong with it.
+        #[source]
+        source: DriveConfigError,
+    },
+    /// A wrong network interface.
+    #[error("network-interfaces[{index}]")]
+    Network {
+        /// Its place, counted from 0.
+        index: usize,
+        /// What is wrong with it.
+        #[source]
+        source: NetworkConfigError,
+    },
+}
+
+impl VmConfig {
+    /// Checks what needs no file system, across all parts.
+    ///
+    /// # Errors
+    /// [`VmConfigError`], naming the first part that is wrong.
+    pub fn validate(&self) -> Result<(), VmConfigError> {
+        if let Some(machine) = &self.machine_config {
+            machine.validate().map_err(VmConfigError::Machine)?;
+        }
+        let path = |key| move |source| VmConfigError::Path { key, source };
+        self.boot_source.validate().map_err(path("boot-source"))?;
+        self.logger
+            .as_ref()
+            .map_or(Ok(()), Logger::validate)
+            .map_err(path("logger"))?;
+        self.metrics
+            .as_ref()
+            .map_or(Ok(()), Metrics::validate)
+            .map_err(path("metrics"))?;
+        self.serial
+            .as_ref()
+            .map_or(Ok(()), Serial::validate)
+            .map_err(path("serial"))?;
+        self.validate_drives()?;
+        self.validate_interfaces()
+    }
+
+    fn validate_drives(&self) -> Result<(), VmConfigError> {
+        let mut ids = BTreeMap::new();
+        let mut root: Option<&str> = None;
+        for (index, drive) in self.drives.iter().enumerate() {
+            let wrong = |source| VmConfigError::Drive { index, source };
+            let id = drive.drive_id.as_str();
+            check_file_id(id).map_err(|err| wrong(DriveConfigError::Id(err)))?;
+            drive.validate().map_err(wrong)?;
+            if ids.insert(id, ()).is_some() {
+                return Err(wrong(DriveConfigError::DuplicateId(id.into())));
+            }
+            if drive.is_root_device
+                && let Some(existing) = root.replace(id)
+            {
+                return Err(wrong(DriveConfigError::SecondRoot {
+                    existing: existing.into(),
+                    id: id.into(),
+                }));
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_interfaces(&self) -> Result<(), VmConfigError> {
+        let mut ids = BTreeMap::new();
+        let mut macs = BTreeMap::new();
+        let mut taps = BTreeMap::new();
+        for (index, interface) in self.network_interfaces.iter().enumerate() {
+            let wrong = |source| VmConfigError::Network { index, source };
+            let id = interface.iface_id.as_str();
+            check_file_id(id).map_err(|err| wrong(NetworkConfigError::Id(err)))?;
+            interface.validate().map_err(wrong)?;
+            if ids.insert(id, ()).is_some() {
+                return Err(wrong(NetworkConfigError::DuplicateId(id.into())));
+            }
+            if let Some(mac) = interface.guest_mac
+                && let Some(by) = macs.insert(mac.bytes(), id)
+            {
+                return Err(wrong(NetworkConfigError::MacInUse { mac, by: by.into() }));
+            }
+            let tap = interface.host_dev_name.as_str();
+            // A name with '%' is a pattern: the host makes a new tap of it each time.
+            if !tap.contains('%')
+                && let Some(first) = taps.insert(tap, id)
+            {
+                let (first, second, tap) = (first.into(), id.into(), tap.into());
+                return Err(wrong(NetworkConfigError::SharedTap { first, second, tap }));
+            }
+        }
+        Ok(())
+    }
+
+    /// The actions that configure this microVM through the API, in order; [`Action::StartInstance`] is not among them.
+    ///
+    /// The log and the metrics come first, so that what goes wrong afterwards is recorded.
+    pub fn into_actions(self) -> Vec<Action> {
+        let mut actions = Vec::new();
+        actions.extend(self.logger.map(Action::PutLogger));
+        actions.extend(self.metrics.map(Action::PutMetrics));
+        actions.extend(self.machine_config.map(Action::PutMachineConfig));
+        actions.push(Action::PutBootSource(self.boot_source));
+        actions.extend(self.drives.into_iter().map(Action::PutDrive));
+        actions.extend(
+            self.network_interfaces
+                .into_iter()
+                .map(Action::PutNetworkInterface),
+        );
+        actions.extend(self.entropy.map(Action::PutEntropy));
+        actions.extend(self.serial.map(Action::PutSerial));
+        actions
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::one_line;
+    use crate::json;
+
+    /// Every key Firecracker writes, and what it writes when it is not used.
+    const FULL: &str = r#"{
+        "boot-source": {"kernel_image_path": "vmlinux", "boot_args": "console=ttyS0", "initrd_path": null},
+        "drives": [{"drive_id": "root-fs", "partuuid": null, "is_root_device": true, "cache_type": "Unsafe",
+                    "is_read_only": false, "path_on_host": "disk", "io_engine": "Sync", "rate_limiter": null,
+                    "socket": null}],
+        "machine-config": {"vcpu_count": 2, "mem_size_mib": 1024, "smt": false, "track_dirty_pages": false,
+                           "huge_pages": "None"},
+        "cpu-config": null, "balloon": null, "network-interfaces": [], "vsock": null, "logger": null,
+        "metrics": null, "mmds-config": null, "entropy": null, "pmem": [], "memory-hotplug": null
+    }"#;
+
+    fn parse(text: &str) -> VmConfig {
+        json::from_slice(text.as_bytes()).unwrap()
+    }
+
+    fn invalid(drives: &str, nets: &str) -> String {
+        let text = format!(
+            r#"{{"boot-source":{{"kernel_image_path":"k"}},"drives":[{drives}],"network-interfaces":[{nets}]}}"#
+        );
+        one_line(&parse(&text).validate().unwrap_err())
+    }
+
+    fn drive(id: &str, root: bool) -> String {
+        format!(r#"{{"drive_id":"{id}","is_root_device":{root},"path_on_host":"d"}}"#)
+    }
+
+    fn net(id: &str, tap: &str, mac: &str) -> String {
+        format!(r#"{{"iface_id":"{id}","host_dev_name":"{tap}","guest_mac":{mac}}}"#)
+    }
+
+    #[test]
+    fn a_full_file_is_read_and_written_back() {
+        let config = parse(FULL);
+        assert_eq!(config.validate(), Ok(()));
+        let written: serde_json::Value = serde_json::to_value(&config).unwrap();
+        assert_eq!(written, serde_json::from_str::<serde_json::Value>(FULL).unwrap());
+    }
+
+    #[test]
+    fn only_the_boot_source_is_required() {
+        let config = parse(r#"{"boot-source":{"kernel_image_path":"k"}}"#);
+        assert_eq!(config.validate(), Ok(()));
+        assert_eq!(config.into_actions().len(), 1);
+        let err = json::from_slice::<VmConfig>(b"{}").unwrap_err();
+        assert!(err.to_string().contains("missing field `boot-source`"), "{err}");
+    }
+
+    #[test]
+    fn parts_we_lack_are_refused_by_name() {
+        for key in [
+            "balloon",
+            "cpu-config",
+            "mmds-config",
+            "vsock",
+            "pmem",
+            "memory-hotplug",
+        ] {
+            for value in ["{\"a\":1}", "[1]", "\"x\"", "true", "7"] {
+                let text = format!(r#"{{"boot-source":{{"kernel_image_path":"k"}},"{key}":{value}}}"#);
+                let err = json::from_slice::<VmConfig>(text.as_bytes())
+                    .unwrap_err()
+                    .to_string();
+                assert!(
+                    err.contains("not supported yet") && err.contains(&format!("`{key}")),
+                    "{err}"
+                );
+            }
+        }
+        let err = json::from_slice::<VmConfig>(br#"{"bot-source":{}}"#)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            err.contains("unknown field `bot-source`") && err.contains("`boot-source`"),
+            "{err}"
+        );
+    }
+
+    #[test]
+    fn drives_are_checked_together() {
+        let (a, b) = (drive("a", true), drive("b", true));
+        assert!(
+            invalid(&format!("{a},{b}"), "").starts_with("drives[1]: A root block device already exists!")
+        );
+        assert!(invalid(&format!("{a},{a}"), "").contains("two drives have the id \"a\""));
+        assert!(invalid(&drive("a/b", true), "").contains("'/' at position 1"));
+        assert!(invalid(&drive(&"x".repeat(300), true), "").contains("1 to 64"));
+        assert!(invalid(&drive("", true), "").contains("cannot be empty"));
+    }
+
+    #[test]
+    fn network_interfaces_are_checked_together() {
+        let mac = "\"06:00:00:00:00:01\"";
+        let two = |a: String, b: String| invalid("", &format!("{a},{b}"));
+        assert!(two(net("a", "t0", "null"), net("a", "t1", "null")).contains("have the id \"a\""));
+        assert!(two(net("a", "t0", mac), net("b", "t1", mac)).contains("MAC address is already in use"));
+        assert!(two(net("a", "t0", "null"), net("b", "t0", "null")).contains("both use the tap \"t0\""));
+    }
+
+    #[test]
+    fn actions_come_with_the_log_first() {
+        let text = r#"{"boot-source":{"kernel_image_path":"k"},"logger":{"log_path":"l"},"entropy":{},
+                       "serial":{"serial_out_path":"s"},"machine-config":{"vcpu_count":1,"mem_size_mib":64}}"#;
+        let actions = parse(text).into_actions();
+        assert!(matches!(
+            actions.as_slice(),
+            [
+                Action::PutLogger(_),
+                Action::PutMachineConfig(_),
+                Action::PutBootSource(_),
+                Action::PutEntropy(_),
+                Action::PutSerial(_)
+            ]
+        ));
+    }
+}

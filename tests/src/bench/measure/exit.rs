@@ -1,0 +1,37 @@
+//! From the start of the VMM's process to its end, when the guest resets at once.
+
+use super::{Better, Context, Figure, Goal, Measurement, milliseconds};
+use crate::bench::BenchError;
+use crate::bench::vmm::{Machine, Vmm};
+
+/// See the module.
+#[derive(Debug)]
+pub struct Exit;
+
+const FIGURES: [Figure; 1] = [Figure {
+    name: "exit",
+    title: "Spawn → exit, guest resets at once",
+    unit: "ms",
+    better: Better::Lower,
+    goal: Some(Goal::AtMost(1.5)),
+}];
+
+impl Measurement for Exit {
+    fn figures(&self) -> &[Figure] {
+        &FIGURES
+    }
+
+    fn sample(&self, vmm: &Vmm, context: &Context) -> Result<Vec<f64>, BenchError> {
+        let mut process = context.start(vmm, &Machine::tiny(context.guest("reset")))?;
+        let (code, when) = process.exit(context.limit)?;
+        if code != 0 {
+            let last_words = process.last_words();
+            return Err(BenchError::EarlyExit {
+                awaited: "a reset of the guest".into(),
+                code,
+                last_words,
+            });
+        }
+        Ok(vec![milliseconds(&process, when)])
+    }
+}

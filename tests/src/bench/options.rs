@@ -1,0 +1,260 @@
+//! The command line of `koya-bench`.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::BenchError;
+use super::vmm::{Kind, Vmm};
+
+/// What `--help` prints.
+pub const HELP: &str = "\
+koya-bench: Koya and its peers, side by side in one run
+
+  koya-bench local [OPTION…]   start-up, memory, exits: tiny guests on this machine's /dev/kvm
+  koya-bench guest [OPTION…]   boot, disk, network: Linux guests; run it on a KVM host that can
+                               (tests/host/kvm-host run -- koya-bench guest …), as root
+
+  --koya PATH                koya-vmm (default: the release build of this checkout)
+  --qemu PATH                qemu-system-x86_64 (default: from PATH)
+  --firecracker PATH         also measure Firecracker
+  --cloud-hypervisor PATH    also measure Cloud Hypervisor
+  --runs N                   rounds, 1 to 1000 (default: local 50, guest 5)
+  --only NAME,NAME           only measurements that have a figure of that name
+  --limit SECONDS            how long to wait for a VMM (default: local 10, guest 120)
+  --out FOLDER               where the results go (default: bench-results)
+
+guest only:
+  --kernel PATH              vmlinux (resources/kernel/build)
+  --disk PATH                root disk with fio and iperf3 (resources/rootfs/build debian)
+  --vcpus N                  1 to 32 (default: 1)
+  --memory MIB               64 to 65536 (default: 512)
+  --seconds N                length of each fio and iperf3 run, 1 to 600 (default: 5)
+";
+
+/// Which set of measurements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SuiteKind {
+    /// Tiny guests on the machine's own KVM.
+    Local,
+    /// Linux guests.
+    Guest,
+}
+
+impl SuiteKind {
+    /// The name, also of the result files.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Guest => "guest",
+        }
+    }
+}
+
+/// The command line, understood.
+#[derive(Debug)]
+pub struct Options {
+    /// Which set of measurements.
+    pub suite: SuiteKind,
+    /// Which VMMs, and where.
+    pub binaries: Vec<(Kind, PathBuf)>,
+    /// Rounds.
+    pub runs: usize,
+    /// Names of figures; empty for all.
+    pub only: Vec<String>,
+    /// How long to wait for whatever is waited for.
+    pub limit: Duration,
+    /// Where the results go.
+    pub out: PathBuf,
+    /// Guest kernel.
+    pub kernel: Option<PathBuf>,
+    /// Guest root disk.
+    pub disk: Option<PathBuf>,
+    /// Guest vCPUs.
+    pub vcpus: u32,
+    /// Guest memory, in MiB.
+    pub memory_mib: u32,
+    /// Length of each fio and iperf3 run, in seconds.
+    pub seconds: u32,
+}
+
+impl Options {
+    /// Understands the arguments after the program's name; `None` when help is asked for.
+    ///
+    /// # Errors
+    /// When an argument is unknown, lacks its value, or has one out of range.
+    pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Option<Self>, BenchError> {
+        let mut arguments = arguments.into_iter();
+        let suite = match arguments.next().as_deref() {
+            Some("local") => SuiteKind::Local,
+            Some("guest") => SuiteKind::Guest,
+            Some("--help" | "-h") => return Ok(None),
+            Some(other) => return Err(usage(format!("'{other}': expected local or guest"))),
+            None => return Err(usage("expected local or guest; see --help".into())),
+        };
+        let mut options = Self::defaults(suite);
+        while let Some(name) = arguments.next() {
+            if name == "--help" || name == "-h" {
+                return Ok(None);
+            }
+            let value = arguments.next();
+            let value = value.ok_or_else(|| usage(format!("'{name}' is unknown or lacks its value")))?;
+            options.set(&name, &value)?;
+        }
+        Ok(Some(options))
+    }
+
+    fn defaults(suite: SuiteKind) -> Self {
+        let (runs, limit) = match suite {
+            SuiteKind::Local => (50, 10),
+            SuiteKind::Guest => (5, 120),
+        };
+        let binaries = vec![
+            (Kind::Koya, release_build()),
+            (Kind::Qemu, "qemu-system-x86_64".into()),
+        ];
+        Self {
+            suite,
+            binaries,
+            runs,
+            only: Vec::new(),
+            limit: Duration::from_secs(limit),
+            out: "bench-results".into(),
+            kernel: None,
+            disk: None,
+            vcpus: 1,
+            memory_mib: 512,
+            seconds: 5,
+        }
+    }
+
+    fn set(&mut self, name: &str, value: &str) -> Result<(), BenchError> {
+        match name {
+            "--koya" => self.binary(Kind::Koya, value),
+            "--qemu" => self.binary(Kind::Qemu, value),
+            "--firecracker" => self.binary(Kind::Firecracker, value),
+            "--cloud-hypervisor" => self.binary(Kind::CloudHypervisor, value),
+            "--runs" => self.runs = number(name, value, 1, 1000)?,
+            "--only" => self.only = value.split(',').map(str::to_owned).collect(),
+            "--limit" => self.limit = Duration::from_secs(number(name, value, 1, 3600)?),
+            "--out" => self.out = value.into(),
+            "--kernel" => self.kernel = Some(value.into()),
+            "--disk" => self.disk = Some(value.into()),
+            "--vcpus" => self.vcpus = number(name, value, 1, 32)?,
+            "--memory" => self.memory_mib = number(name, value, 64, 65536)?,
+            "--seconds" => self.seconds = number(name, value, 1, 600)?,
+            _ => return Err(usage(format!("'{name}' is unknown; see --help"))),
+        }
+        Ok(())
+    }
+
+    fn binary(&mut self, kind: Kind, path: &str) {
+        self.binaries.retain(|(other, _)| *other != kind);
+        self.binaries.push((kind, path.into()));
+    }
+
+    /// The VMMs, Koya first.
+    ///
+    /// # Errors
+    /// When one of them cannot be run.
+    pub fn vmms(&self) -> Result<Vec<Vmm>, BenchError> {
+        let order = [Kind::Koya, Kind::Qemu, Kind::Firecracker, Kind::CloudHypervisor];
+        let chosen = order
+            .iter()
+            .filter_map(|kind| self.binaries.iter().find(|(other, _)| other == kind));
+        chosen
+            .map(|(kind, path)| Vmm::new(*kind, &in_path(path)?))
+            .collect()
+    }
+}
+
+/// Where `cargo build --release` puts `koya-vmm`.
+fn release_build() -> PathBuf {
+    let target = env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
+    let target = target.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"));
+    target.join("x86_64-unknown-linux-gnu/release/koya-vmm")
+}
+
+/// A path as it is, a bare name looked up in `PATH`: the spawner does not search.
+fn in_path(program: &Path) -> Result<PathBuf, BenchError> {
+    let here = program.components().count() > 1 && program.exists();
+    let search = env::var_os("PATH").unwrap_or_default();
+    let found = if here {
+        program.canonicalize().ok()
+    } else {
+        env::split_paths(&search)
+            .map(|folder| folder.join(program))
+            .find(|path| path.is_file())
+    };
+    found.ok_or_else(|| BenchError::Missing {
+        what: program.display().to_string(),
+        remedy: "build it (cargo build --release) or name another binary",
+    })
+}
+
+fn usage(what: String) -> BenchError {
+    BenchError::Usage(what)
+}
+
+fn number<T>(name: &str, value: &str, low: T, high: T) -> Result<T, BenchError>
+where
+    T: std::str::FromStr + PartialOrd + std::fmt::Display,
+{
+    match value.parse::<T>() {
+        Ok(number) if number >= low && number <= high => Ok(number),
+        _ => Err(usage(format!("{name} takes a number from {low} to {high}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Option<Options>, BenchError> {
+        Options::parse(text.split_whitespace().map(str::to_owned))
+    }
+
+    #[test]
+    fn understands_peers_and_numbers() {
+        let options = parse("local --runs 3 --firecracker /fc --only exit,ports")
+            .unwrap()
+            .unwrap();
+        assert_eq!((options.suite, options.runs), (SuiteKind::Local, 3));
+        assert!(options.binaries.contains(&(Kind::Firecracker, "/fc".into())));
+        assert_eq!(options.only, ["exit", "ports"]);
+    }
+
+    #[test]
+    fn a_named_binary_replaces_the_default() {
+        let options = parse("guest --qemu /a --qemu /b").unwrap().unwrap();
+        let qemu: Vec<_> = options
+            .binaries
+            .iter()
+            .filter(|(kind, _)| *kind == Kind::Qemu)
+            .collect();
+        assert_eq!(qemu, [&(Kind::Qemu, PathBuf::from("/b"))]);
+    }
+
+    #[test]
+    fn says_what_is_wrong_and_what_would_be_right() {
+        for (arguments, part) in [
+            ("", "expected local or guest"),
+            ("fast", "'fast': expected local or guest"),
+            ("local --runs", "'--runs' is unknown or lacks its value"),
+            ("local --runs 0", "--runs takes a number from 1 to 1000"),
+            ("guest --vcpus 33", "--vcpus takes a number from 1 to 32"),
+            ("local --speed 1", "'--speed' is unknown"),
+        ] {
+            let error = parse(arguments).unwrap_err().to_string();
+            assert!(error.contains(part), "{arguments}: {error}");
+        }
+    }
+
+    #[test]
+    fn finds_programs_by_name_and_by_path() {
+        assert!(in_path(Path::new("sh")).unwrap().is_absolute());
+        assert!(in_path(Path::new("/bin/sh")).unwrap().exists());
+        assert!(in_path(Path::new("/no/such/program")).is_err());
+    }
+}

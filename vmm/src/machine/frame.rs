@@ -1,0 +1,52 @@
+//! The first phase: memory, a VM around it, and the guest's interrupt controller.
+
+use std::sync::{Arc, Mutex};
+
+use koya_api::config::CpuTemplate;
+use koya_devices::legacy::ioapic::Ioapic;
+use koya_devices::{GuestRam, InterruptLine};
+
+use super::StartError;
+use crate::ending::EndLine;
+use crate::kvm::cpuid::{GuestCpuid, Topology};
+use crate::kvm::interrupt::IrqfdLine;
+use crate::kvm::routing::RoutingTable;
+use crate::kvm::{KvmHost, Vm};
+use crate::memory::{self, MemoryPlan};
+use crate::resources::Resources;
+use crate::vcpu::Gate;
+
+/// A machine without devices.
+pub struct Frame {
+    pub(super) memory: GuestRam,
+    pub(super) vm: Arc<Vm>,
+    pub(super) cpuid: GuestCpuid,
+    pub(super) ioapic: Arc<Mutex<Ioapic>>,
+    pub(super) gate: Arc<Gate>,
+    pub(super) end: Arc<EndLine>,
+}
+
+impl Frame {
+    /// Maps memory and creates the VM.
+    pub fn new(resources: &Resources, gate: Arc<Gate>, end: Arc<EndLine>) -> Result<Self, StartError> {
+        let machine = &resources.machine;
+        if machine.cpu_template.is_some_and(|template| template != CpuTemplate::None) {
+            return Err(StartError::Unsupported { field: "machine-config: cpu_template" });
+        }
+        let host = KvmHost::open()?;
+        let memory = memory::map(MemoryPlan {
+            mib: machine.mem_size_mib,
+            huge_pages: machine.huge_pages,
+            track_dirty_pages: machine.track_dirty_pages,
+        })?;
+        let vm = Arc::new(host.create_vm(&memory)?);
+        let cpuid = GuestCpuid::new(host.kvm(), Topology::new(machine.vcpu_count, machine.smt))?;
+        let ioapic = Arc::new(Mutex::new(Ioapic::new(Box::new(RoutingTable::new(vm.clone())))));
+        Ok(Self { memory, vm, cpuid, ioapic, gate, end })
+    }
+
+    /// A new interrupt line to pin `gsi`.
+    pub(super) fn line(&self, gsi: u32) -> Result<Arc<dyn InterruptLine>, StartError> {
+        Ok(Arc::new(IrqfdLine::new(&self.vm, gsi)?))
+    }
+}

@@ -1,0 +1,96 @@
+//! The last phase: a guest that runs, or stands still.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use koya_api::config::{DriveUpdate, NetworkInterfaceUpdate};
+use koya_devices::GuestRam;
+use koya_devices::legacy::serial::Serial;
+use koya_devices::virtio::DeviceFault;
+use koya_devices::virtio::block::{BlockBackend, BlockError};
+
+use super::devices::{Devices, lock};
+use crate::kvm::Vm;
+use crate::metrics::Report;
+use crate::vcpu::{VcpuThreadError, Vcpus};
+
+/// A device of the running guest cannot be changed.
+#[derive(Debug, thiserror::Error)]
+pub enum UpdateError {
+    /// No such drive.
+    #[error("Invalid device ID: there is no drive {0:?}")]
+    UnknownDrive(String),
+    /// No such interface.
+    #[error("Invalid device ID: there is no network interface {0:?}")]
+    UnknownNetwork(String),
+    /// The disk refuses its new file.
+    #[error("cannot change the drive")]
+    Block(#[source] BlockError),
+    /// A limit needs a timer.
+    #[error("cannot set up the timer of a rate limit")]
+    Timer(#[source] io::Error),
+    /// The device broke on the way.
+    #[error("cannot wake the device")]
+    Device(#[source] DeviceFault),
+}
+
+/// A guest whose vCPUs have been started.
+///
+/// Field order is drop order: the vCPUs stop before the VM and its memory go.
+pub struct Running {
+    pub(super) vcpus: Vcpus,
+    pub(super) devices: Devices,
+    pub(super) paused: bool,
+    /// Registered with the VM, which needs it mapped.
+    pub(super) _vm: Arc<Vm>,
+    pub(super) _memory: GuestRam,
+}
+
+impl Running {
+    /// Whether the guest stands still.
+    pub fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Stops the guest's time. A paused guest stays paused.
+    pub fn pause(&mut self) -> Result<(), VcpuThreadError> {
+        self.vcpus.pause()?;
+        self.paused = true;
+        Ok(())
+    }
+
+    /// Lets the guest go on. A running guest goes on running.
+    pub fn resume(&mut self) {
+        self.vcpus.resume();
+        self.paused = false;
+    }
+
+    /// Presses Ctrl+Alt+Del on the guest's keyboard.
+    pub fn send_ctrl_alt_del(&self) -> io::Result<()> {
+        lock(&self.devices.i8042).trigger_ctrl_alt_del()
+    }
+
+    /// Changes the file or the limits of a drive.
+    pub fn update_drive(
+        &self,
+        update: &DriveUpdate,
+        backend: Option<Box<dyn BlockBackend>>,
+    ) -> Result<(), UpdateError> {
+        self.devices.update_drive(update, backend)
+    }
+
+    /// Changes the limits of a network interface.
+    pub fn update_network(&self, update: &NetworkInterfaceUpdate) -> Result<(), UpdateError> {
+        self.devices.update_network(update)
+    }
+
+    /// The serial console.
+    pub fn serial(&self) -> &Arc<Mutex<Serial>> {
+        &self.devices.serial
+    }
+
+    /// Takes the counters of every device.
+    pub fn report(&self, report: &mut Report) {
+        self.devices.report(report);
+    }
+}

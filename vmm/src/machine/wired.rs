@@ -1,0 +1,192 @@
+//! The middle phases: devices on their buses, then the kernel in memory and the vCPUs ready.
+
+use std::sync::{Arc, Mutex};
+
+use koya_api::config::CacheType;
+use koya_boot::{BootSource, Cmdline, CpuStart, Image, Machine, Root, SerialPort, VirtioMmio, layout};
+use koya_devices::virtio::adaptor::Adaptor;
+use koya_devices::virtio::block::{Block, BlockConfig, CacheMode};
+use koya_devices::virtio::mmio::registers::QUEUE_NOTIFY;
+use koya_devices::virtio::mmio::{MmioTransport, MmioWindow};
+use koya_devices::virtio::net::{MacAddress, Net, NetConfig};
+use koya_devices::virtio::rng::Rng;
+use koya_devices::virtio::VirtioDevice;
+use koya_devices::{Bus, BusDevice};
+use kvm_ioctls::VcpuFd;
+
+use super::devices::{Devices, Shared};
+use super::limits::limiter;
+use super::{Frame, Running, StartError, legacy};
+use crate::boot_timer::BootTimer;
+use crate::event_loop::Subscriber;
+use crate::kvm::doorbell::IoeventfdDoorbells;
+use crate::kvm::start;
+use crate::resources::{OpenBoot, OpenDrive, OpenNetwork, Resources};
+use crate::vcpu::{Buses, Vcpus};
+
+/// A machine with devices, and without a kernel.
+pub struct Wired {
+    frame: Frame,
+    ports: Bus,
+    mmio: Bus,
+    slots: Vec<VirtioMmio>,
+    devices: Devices,
+    subscribers: Vec<Subscriber>,
+    vcpus: u8,
+    boot: OpenBoot,
+    cmdline: Cmdline,
+}
+
+/// A machine that only needs to be let go.
+pub struct Bootable {
+    frame: Frame,
+    buses: Buses,
+    devices: Devices,
+    subscribers: Vec<Subscriber>,
+    vcpus: Vec<VcpuFd>,
+}
+
+impl Frame {
+    /// Puts every device of `resources` on its bus.
+    pub fn wire(self, resources: Resources, boot_timer: Option<BootTimer>) -> Result<Wired, StartError> {
+        let boot = resources.boot.ok_or(StartError::NoKernel)?;
+        let cmdline = boot.cmdline.clone();
+        let (serial, i8042, output) = legacy::create(&self, resources.serial_output)?;
+        let mut wired = Wired {
+            ports: legacy::ports(&self.end, &serial, &i8042)?,
+            mmio: Bus::default(),
+            slots: Vec::new(),
+            devices: Devices { drives: Vec::new(), networks: Vec::new(), entropy: None, serial, i8042, output },
+            subscribers: Vec::new(),
+            vcpus: resources.machine.vcpu_count,
+            boot,
+            cmdline,
+            frame: self,
+        };
+        wired.mmio.insert(layout::IOAPIC, layout::IOAPIC_LENGTH, wired.frame.ioapic.clone())?;
+        if let Some(timer) = boot_timer {
+            wired.mmio.insert(layout::BOOT_TIMER, BootTimer::LENGTH, Arc::new(Mutex::new(timer)))?;
+        }
+        for drive in resources.drives {
+            wired.add_drive(drive)?;
+        }
+        for network in resources.networks {
+            wired.add_network(network)?;
+        }
+        if let Some(entropy) = resources.entropy {
+            let limiter = limiter(entropy.rate_limiter).map_err(StartError::device("the entropy device"))?;
+            wired.devices.entropy = Some(wired.add_virtio("the entropy device", Rng::new(limiter))?);
+        }
+        Ok(wired)
+    }
+}
+
+impl Wired {
+    fn add_drive(&mut self, drive: OpenDrive) -> Result<(), StartError> {
+        let OpenDrive { config, backend } = drive;
+        let id = config.drive_id;
+        let name = format!("drive {id:?}");
+        if config.is_root_device {
+            let root = config.partuuid.as_deref().map_or(Root::FirstDisk, Root::PartUuid);
+            self.cmdline.add_root(root, config.is_read_only.unwrap_or(false))?;
+        }
+        let block_config = BlockConfig {
+            id: id.clone(),
+            cache: match config.cache_type {
+                CacheType::Unsafe => CacheMode::Unsafe,
+                CacheType::Writeback => CacheMode::Writeback,
+            },
+            rate_limiter: limiter(config.rate_limiter).map_err(StartError::device(&name))?,
+        };
+        let block = Block::new(block_config, backend).map_err(StartError::device(&name))?;
+        let device = self.add_virtio(&name, block)?;
+        self.devices.drives.push((id, device));
+        Ok(())
+    }
+
+    fn add_network(&mut self, network: OpenNetwork) -> Result<(), StartError> {
+        let OpenNetwork { config, tap } = network;
+        let id = config.iface_id;
+        let name = format!("network interface {id:?}");
+        let net_config = NetConfig {
+            id: id.clone(),
+            mac: config.guest_mac.map(|mac| MacAddress::from(mac.bytes())),
+            mtu: config.mtu,
+            rx_limiter: limiter(config.rx_rate_limiter).map_err(StartError::device(&name))?,
+            tx_limiter: limiter(config.tx_rate_limiter).map_err(StartError::device(&name))?,
+        };
+        let net = Net::new(net_config, tap).map_err(StartError::device(&name))?;
+        let device = self.add_virtio(&name, net)?;
+        self.devices.networks.push((id, device));
+        Ok(())
+    }
+
+    /// Gives `device` the next free slot and interrupt.
+    fn add_virtio<D: VirtioDevice + 'static>(&mut self, name: &str, device: D) -> Result<Shared<D>, StartError> {
+        let Some((address, gsi)) = layout::virtio_mmio_slot(self.slots.len()) else {
+            return Err(StartError::device(name)("there is no interrupt left for it"));
+        };
+        let line = self.frame.line(gsi)?;
+        let notify = address.saturating_add(QUEUE_NOTIFY);
+        let doorbells = Box::new(IoeventfdDoorbells::new(self.frame.vm.clone(), notify));
+        let mut transport =
+            MmioTransport::new(device, self.frame.memory.clone(), line, doorbells).map_err(StartError::Event)?;
+        let reported = name.to_owned();
+        transport.on_fault(Box::new(move |fault| log::warn!("{reported}: {}", koya_api::one_line(fault))));
+        let transport = Arc::new(Mutex::new(transport));
+        let length = layout::VIRTIO_MMIO_SLOT_LENGTH;
+        let window: Arc<Mutex<dyn BusDevice>> = Arc::new(Mutex::new(MmioWindow::new(transport.clone())));
+        self.mmio.insert(address, length, window)?;
+        self.slots.push(VirtioMmio { address, length, gsi });
+        self.subscribers.push(Box::new(Adaptor::new(transport.clone())));
+        Ok(transport)
+    }
+
+    /// Loads the kernel and sets the vCPUs up.
+    pub fn load(mut self) -> Result<Bootable, StartError> {
+        self.cmdline.add_virtio_mmio(&self.slots)?;
+        let machine = Machine {
+            vcpus: self.vcpus,
+            virtio_mmio: &self.slots,
+            serial: Some(SerialPort::COM1),
+            i8042: true,
+            ioapic_id: self.vcpus,
+        };
+        let boot = &self.boot;
+        let image = |file, path| Image { file, path };
+        let initrd = boot.initrd.as_ref().zip(boot.config.initrd_path.as_deref());
+        let source = BootSource {
+            kernel: image(&boot.kernel, boot.config.kernel_image_path.as_path()),
+            initrd: initrd.map(|(file, path)| image(file, path)),
+            cmdline: &self.cmdline,
+        };
+        let start = koya_boot::load(&self.frame.memory, &machine, &source)?;
+        let vcpus = self.create_vcpus(&start)?;
+        let buses = Buses { ports: self.ports, mmio: self.mmio, ioapic: self.frame.ioapic.clone() };
+        Ok(Bootable { frame: self.frame, buses, devices: self.devices, subscribers: self.subscribers, vcpus })
+    }
+
+    fn create_vcpus(&mut self, start: &CpuStart) -> Result<Vec<VcpuFd>, StartError> {
+        let mut vcpus = Vec::with_capacity(usize::from(self.vcpus));
+        for index in 0..self.vcpus {
+            let vcpu = self.frame.vm.create_vcpu(index)?;
+            self.frame.cpuid.apply(&vcpu, index)?;
+            start::prepare(&vcpu)?;
+            if index == 0 {
+                start::enter_kernel(&vcpu, start)?;
+            }
+            vcpus.push(vcpu);
+        }
+        Ok(vcpus)
+    }
+}
+
+impl Bootable {
+    /// Lets the guest go. The subscribers are the devices, for the event loop.
+    pub fn start(self) -> Result<(Running, Vec<Subscriber>), StartError> {
+        let Frame { memory, vm, gate, end, .. } = self.frame;
+        let vcpus = Vcpus::start(self.vcpus, gate, end, Arc::new(self.buses), &memory)?;
+        let running = Running { vcpus, devices: self.devices, paused: false, _vm: vm, _memory: memory };
+        Ok((running, self.subscribers))
+    }
+}

@@ -1,0 +1,142 @@
+//! Mapping guest memory.
+
+use std::io;
+
+use koya_api::config::HugePages;
+use koya_boot::memory_ranges;
+use koya_devices::GuestRam;
+use vm_memory::bitmap::{AtomicBitmap, Bitmap, NewBitmap};
+use vm_memory::mmap::{MmapRegionBuilder, MmapRegionError};
+use vm_memory::{GuestRegionMmap, MmapRegion};
+
+/// Bytes of a MiB.
+const MIB: u64 = 1 << 20;
+
+/// Guest memory cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum MemoryError {
+    /// More than the host has.
+    #[error("mem_size_mib {wanted_mib} is more than this host's memory, which is {host_mib} MiB")]
+    MoreThanHost {
+        /// Asked for.
+        wanted_mib: u64,
+        /// There is.
+        host_mib: u64,
+    },
+    /// The mapping failed.
+    #[error("cannot map {wanted_mib} MiB of guest memory{hint}")]
+    Map {
+        /// Asked for.
+        wanted_mib: u64,
+        /// What may help.
+        hint: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The regions do not fit together.
+    #[error("cannot lay out guest memory")]
+    Layout(#[source] vm_memory::GuestRegionCollectionError),
+}
+
+/// How guest memory is mapped.
+#[derive(Debug, Clone, Copy)]
+pub struct MemoryPlan {
+    /// Size in MiB.
+    pub mib: u64,
+    /// Size of the pages behind it.
+    pub huge_pages: HugePages,
+    /// Whether writes of the devices are tracked.
+    pub track_dirty_pages: bool,
+}
+
+/// Maps guest memory: anonymous, private, zeroed, and taken from the host only when it is touched.
+pub fn map(plan: MemoryPlan) -> Result<GuestRam, MemoryError> {
+    let wanted_mib = plan.mib;
+    let host_mib = host_memory().checked_div(MIB).unwrap_or(0);
+    if wanted_mib > host_mib {
+        return Err(MemoryError::MoreThanHost { wanted_mib, host_mib });
+    }
+    let (huge, hint) = match plan.huge_pages {
+        HugePages::None | HugePages::Transparent => (0, ""),
+        HugePages::TwoMib => {
+            (libc::MAP_HUGETLB | libc::MAP_HUGE_2MB, "; are there enough free 2 MiB pages (vm.nr_hugepages)?")
+        }
+    };
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | huge;
+    let failed = |source| MemoryError::Map { wanted_mib, hint, source };
+    let mut regions = Vec::new();
+    for (start, len) in memory_ranges(wanted_mib.saturating_mul(MIB)) {
+        let bitmap = plan.track_dirty_pages.then(|| AtomicBitmap::with_len(len));
+        let mapping = MmapRegionBuilder::new_with_bitmap(len, bitmap)
+            .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+            .with_mmap_flags(flags)
+            .build()
+            .map_err(|error| match error {
+                MmapRegionError::Mmap(source) => failed(source),
+                other => failed(io::Error::new(io::ErrorKind::InvalidInput, other)),
+            })?;
+        if plan.huge_pages == HugePages::Transparent {
+            merge_pages(&mapping).map_err(failed)?;
+        }
+        let region = GuestRegionMmap::new(mapping, start).ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
+        regions.push(region);
+    }
+    GuestRam::from_regions(regions).map_err(MemoryError::Layout)
+}
+
+/// Lets the host put huge pages behind a mapping where it finds it worthwhile.
+fn merge_pages<B: Bitmap>(mapping: &MmapRegion<B>) -> io::Result<()> {
+    // SAFETY: the range is exactly that of a live mapping, and the advice changes no contents.
+    match unsafe { libc::madvise(mapping.as_ptr().cast(), mapping.size(), libc::MADV_HUGEPAGE) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// The host's memory in bytes; as much as there could be if the host does not tell.
+fn host_memory() -> u64 {
+    // SAFETY: the structure is plain integers, for which all zeroes is a value.
+    let mut info: libc::sysinfo = unsafe { std::mem::zeroed() };
+    // SAFETY: `info` is writable and of the type that the call fills in.
+    match unsafe { libc::sysinfo(&raw mut info) } {
+        0 => info.totalram.saturating_mul(u64::from(info.mem_unit)),
+        _ => u64::MAX,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+
+    use super::*;
+
+    fn plan(mib: u64) -> MemoryPlan {
+        MemoryPlan { mib, huge_pages: HugePages::None, track_dirty_pages: false }
+    }
+
+    #[test]
+    fn memory_beyond_the_gap_goes_on_at_4_gib() {
+        let ram = map(plan(4096)).unwrap();
+        assert_eq!(ram.num_regions(), 2);
+        ram.write_obj(7_u8, GuestAddress(1 << 32)).unwrap();
+        assert!(ram.write_obj(7_u8, GuestAddress(0xfee0_0000)).is_err());
+    }
+
+    #[test]
+    fn more_than_the_host_has_is_refused() {
+        let error = map(plan(1 << 30)).unwrap_err();
+        assert!(matches!(error, MemoryError::MoreThanHost { wanted_mib: 0x4000_0000, .. }), "{error}");
+    }
+
+    #[test]
+    fn writes_are_tracked_only_on_request() {
+        use vm_memory::GuestMemoryRegion;
+        use vm_memory::bitmap::Bitmap;
+        for track_dirty_pages in [false, true] {
+            let ram = map(MemoryPlan { track_dirty_pages, ..plan(64) }).unwrap();
+            ram.write_obj(1_u8, GuestAddress(0x5000)).unwrap();
+            let region = ram.iter().next().unwrap();
+            assert_eq!(region.bitmap().dirty_at(0x5000), track_dirty_pages);
+        }
+    }
+}

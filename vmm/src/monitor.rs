@@ -1,0 +1,313 @@
+//! The microVM as its controllers see it: configured, then running, then paused or running.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use koya_api::action::WantedState;
+use koya_api::config::{
+    DriveUpdate, LogLevel, Logger, MachineConfigUpdate, Metrics, NetworkInterfaceUpdate, VmConfig,
+};
+use koya_api::error::Cause;
+use koya_api::{Action, ActionError, ActionHandler, InstanceInfo, InstanceState, Outcome, VersionInfo};
+use log::LevelFilter;
+
+use crate::boot_timer::BootTimer;
+use crate::cli::Options;
+use crate::ending::EndLine;
+use crate::event_loop::{Arrivals, Subscriber};
+use crate::logger::{self, LoggerUpdate};
+use crate::machine::{Frame, Running, StartError, UpdateError};
+use crate::metrics::{MetricsWriter, Report};
+use crate::resources::{self, Resources};
+use crate::sink;
+use crate::vcpu::Gate;
+
+/// Everything that an [`Action`] can reach.
+pub struct Monitor {
+    id: String,
+    boot_timer: bool,
+    phase: Phase,
+    logger: Option<Logger>,
+    metrics_config: Option<Metrics>,
+    metrics: MetricsWriter,
+    gate: Arc<Gate>,
+    end: Arc<EndLine>,
+    arrivals: Arrivals,
+}
+
+enum Phase {
+    /// Being described.
+    Configuring(Box<Resources>),
+    /// Started, with what it was started from.
+    Started { config: Box<VmConfig>, running: Box<Running> },
+}
+
+impl Monitor {
+    /// A monitor without a microVM yet. `gate` and `end` are what the guest will run behind and end on.
+    pub fn new(options: &Options, gate: Arc<Gate>, end: Arc<EndLine>, arrivals: Arrivals) -> Self {
+        Self {
+            id: options.id.clone(),
+            boot_timer: options.boot_timer,
+            phase: Phase::Configuring(Box::default()),
+            logger: None,
+            metrics_config: None,
+            metrics: MetricsWriter::new(options.started),
+            gate,
+            end,
+            arrivals,
+        }
+    }
+
+    /// Does all that a config file says, and starts the microVM.
+    ///
+    /// # Errors
+    /// The first action that failed.
+    pub fn run_config(&mut self, config: VmConfig) -> Result<(), ActionError> {
+        for action in config.into_actions() {
+            self.handle(action)?;
+        }
+        self.handle(Action::StartInstance).map(drop)
+    }
+
+    /// Opens the file that the metrics go to.
+    pub fn open_metrics(&mut self, path: &Path) -> io::Result<()> {
+        self.metrics.open(sink::open(path)?);
+        Ok(())
+    }
+
+    /// Writes the counters, if somebody wants them.
+    pub fn flush_metrics(&mut self) -> io::Result<()> {
+        if !self.metrics.is_open() {
+            return Ok(());
+        }
+        let mut report = Report::default();
+        if let Phase::Started { running, .. } = &self.phase {
+            running.report(&mut report);
+        }
+        self.metrics.write(report)
+    }
+
+    /// The running guest, if there is one.
+    pub fn running(&self) -> Option<&Running> {
+        match &self.phase {
+            Phase::Started { running, .. } => Some(running),
+            Phase::Configuring(_) => None,
+        }
+    }
+
+    fn is_started(&self) -> bool {
+        self.running().is_some()
+    }
+
+    fn instance(&self) -> InstanceInfo {
+        let state = match self.running() {
+            None => InstanceState::NotStarted,
+            Some(running) if running.is_paused() => InstanceState::Paused,
+            Some(_) => InstanceState::Running,
+        };
+        InstanceInfo::new(self.id.as_str(), state)
+    }
+
+    fn config(&self) -> VmConfig {
+        let config = match &self.phase {
+            Phase::Configuring(resources) => resources.describe(),
+            Phase::Started { config, .. } => config.as_ref().clone(),
+        };
+        VmConfig { logger: self.logger.clone(), metrics: self.metrics_config.clone(), ..config }
+    }
+
+    fn start(&mut self) -> Result<(), ActionError> {
+        let Phase::Configuring(resources) = &mut self.phase else {
+            return Err(ActionError::NotSupportedAfterStart);
+        };
+        let config = Box::new(resources.describe());
+        let timer = self.boot_timer.then(BootTimer::start);
+        match build(std::mem::take(resources), timer, &self.gate, &self.end) {
+            Ok((running, subscribers)) => {
+                let mut arrivals = self.arrivals.borrow_mut();
+                arrivals.extend(subscribers);
+                self.phase = Phase::Started { config, running: Box::new(running) };
+                Ok(())
+            }
+            Err(error) => {
+                // What was opened went down with the attempt; whoever mends the cause may try again.
+                **resources = Resources::reopen(&config);
+                Err(ActionError::Start(Box::new(error)))
+            }
+        }
+    }
+
+    /// The guest and its configuration, for actions that change it.
+    fn started(&mut self) -> Result<(&mut VmConfig, &mut Running), ActionError> {
+        match &mut self.phase {
+            Phase::Started { config, running } => Ok((config, running)),
+            Phase::Configuring(_) => Err(ActionError::NotSupportedBeforeStart),
+        }
+    }
+
+    fn resources(&mut self) -> Result<&mut Resources, ActionError> {
+        match &mut self.phase {
+            Phase::Configuring(resources) => Ok(resources),
+            Phase::Started { .. } => Err(ActionError::NotSupportedAfterStart),
+        }
+    }
+
+    fn update_machine(&mut self, update: &MachineConfigUpdate) -> Result<(), ActionError> {
+        let resources = self.resources()?;
+        resources.machine = resources.machine.updated(update)?;
+        Ok(())
+    }
+
+    fn update_drive(&mut self, update: &DriveUpdate) -> Result<(), ActionError> {
+        let (config, running) = self.started()?;
+        let refused = |error: Cause| ActionError::Drive(error);
+        let known = config.drives.iter_mut().find(|drive| drive.drive_id == update.drive_id);
+        let Some(known) = known else {
+            return Err(refused(Box::new(UpdateError::UnknownDrive(update.drive_id.clone()))));
+        };
+        let mut changed = known.clone();
+        changed.path_on_host = update.path_on_host.clone().or(changed.path_on_host);
+        changed.rate_limiter = update.rate_limiter.or(changed.rate_limiter);
+        let backend = match update.path_on_host {
+            Some(_) => Some(resources::open_drive(&changed).map_err(|error| refused(Box::new(error)))?),
+            None => None,
+        };
+        running.update_drive(update, backend).map_err(|error| refused(Box::new(error)))?;
+        *known = changed;
+        Ok(())
+    }
+
+    fn update_network(&mut self, update: &NetworkInterfaceUpdate) -> Result<(), ActionError> {
+        let (config, running) = self.started()?;
+        running.update_network(update).map_err(|error| ActionError::Network(Box::new(error)))?;
+        for known in config.network_interfaces.iter_mut().filter(|known| known.iface_id == update.iface_id) {
+            known.rx_rate_limiter = update.rx_rate_limiter.or(known.rx_rate_limiter);
+            known.tx_rate_limiter = update.tx_rate_limiter.or(known.tx_rate_limiter);
+        }
+        Ok(())
+    }
+
+    fn change_state(&mut self, wanted: WantedState) -> Result<(), ActionError> {
+        let (_, running) = self.started()?;
+        match wanted {
+            WantedState::Paused => running.pause().map_err(|error| ActionError::Internal(Box::new(error))),
+            WantedState::Resumed => {
+                running.resume();
+                Ok(())
+            }
+        }
+    }
+
+    fn set_logger(&mut self, config: Logger) -> Result<(), ActionError> {
+        config.validate().map_err(|error| ActionError::Logger(Box::new(error)))?;
+        let update = LoggerUpdate {
+            path: config.log_path.clone(),
+            level: config.level.map(level_filter),
+            module: config.module.clone(),
+            show_level: config.show_level,
+            show_origin: config.show_log_origin,
+        };
+        logger::update(update).map_err(|error| ActionError::Logger(Box::new(error)))?;
+        self.logger = Some(config);
+        Ok(())
+    }
+
+    fn set_metrics(&mut self, config: Metrics) -> Result<(), ActionError> {
+        let refused = |error: Cause| ActionError::Metrics(error);
+        config.validate().map_err(|error| refused(Box::new(error)))?;
+        if self.metrics.is_open() {
+            return Err(refused("the metrics have a file already, which cannot be changed".into()));
+        }
+        self.open_metrics(&config.metrics_path).map_err(|source| {
+            refused(Box::new(MetricsError { path: config.metrics_path.clone(), source }))
+        })?;
+        self.metrics.describe(config.emit_id.then(|| self.id.clone()), config.properties.clone());
+        self.metrics_config = Some(config);
+        Ok(())
+    }
+
+    fn change(&mut self, action: Action) -> Result<(), ActionError> {
+        match action {
+            Action::PutMachineConfig(config) => {
+                config.validate()?;
+                self.resources()?.machine = config;
+                Ok(())
+            }
+            Action::PatchMachineConfig(update) => self.update_machine(&update),
+            Action::PutBootSource(config) => {
+                self.resources()?.set_boot(config).map_err(|error| ActionError::BootSource(Box::new(error)))
+            }
+            Action::PutDrive(config) => {
+                self.resources()?.set_drive(config).map_err(|error| ActionError::Drive(Box::new(error)))
+            }
+            Action::PutNetworkInterface(config) => {
+                self.resources()?.set_network(config).map_err(|error| ActionError::Network(Box::new(error)))
+            }
+            Action::PutEntropy(config) => {
+                self.resources()?.set_entropy(config).map_err(|error| ActionError::Entropy(Box::new(error)))
+            }
+            Action::PutSerial(config) => {
+                self.resources()?.set_serial(config).map_err(|error| ActionError::Serial(Box::new(error)))
+            }
+            Action::PutLogger(config) => self.set_logger(config),
+            Action::PutMetrics(config) => self.set_metrics(config),
+            Action::StartInstance => self.start(),
+            Action::PatchDrive(update) => self.update_drive(&update),
+            Action::PatchNetworkInterface(update) => self.update_network(&update),
+            Action::PatchVm(change) => self.change_state(change.state),
+            Action::SendCtrlAltDel => {
+                let (_, running) = self.started()?;
+                running.send_ctrl_alt_del().map_err(|error| ActionError::Internal(Box::new(error)))
+            }
+            Action::FlushMetrics => self.flush_metrics().map_err(|error| ActionError::Metrics(Box::new(error))),
+            Action::GetInstance | Action::GetVersion | Action::GetMachineConfig | Action::GetVmConfig => Ok(()),
+        }
+    }
+}
+
+impl ActionHandler for Monitor {
+    fn handle(&mut self, action: Action) -> Result<Outcome, ActionError> {
+        action.check_phase(self.is_started())?;
+        match action {
+            Action::GetInstance => Ok(Outcome::Instance(self.instance())),
+            Action::GetVersion => Ok(Outcome::Version(VersionInfo::default())),
+            Action::GetMachineConfig => {
+                Ok(Outcome::MachineConfig(self.config().machine_config.unwrap_or_default()))
+            }
+            Action::GetVmConfig => Ok(Outcome::VmConfig(Box::new(self.config()))),
+            action => self.change(action).map(|()| Outcome::Empty),
+        }
+    }
+}
+
+/// The metrics file cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot open metrics_path {path:?}")]
+struct MetricsError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+fn build(
+    resources: Box<Resources>,
+    timer: Option<BootTimer>,
+    gate: &Arc<Gate>,
+    end: &Arc<EndLine>,
+) -> Result<(Running, Vec<Subscriber>), StartError> {
+    if resources.boot.is_none() {
+        return Err(StartError::NoKernel);
+    }
+    Frame::new(&resources, gate.clone(), end.clone())?.wire(*resources, timer)?.load()?.start()
+}
+
+fn level_filter(level: LogLevel) -> LevelFilter {
+    match level {
+        LogLevel::Off => LevelFilter::Off,
+        LogLevel::Error => LevelFilter::Error,
+        LogLevel::Warn => LevelFilter::Warn,
+        LogLevel::Info => LevelFilter::Info,
+        LogLevel::Debug => LevelFilter::Debug,
+        LogLevel::Trace => LevelFilter::Trace,
+    }
+}

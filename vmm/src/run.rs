@@ -1,0 +1,141 @@
+//! From the command line to the end of the process.
+
+use std::cell::RefCell;
+use std::error::Error;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use koya_api::config::{ConfigFileError, VmConfig};
+use koya_api::server::BindError;
+use koya_api::{Action, ActionError, ActionHandler, ApiServer, Limits, Outcome};
+
+use crate::cli::Options;
+use crate::console::RawTerminal;
+use crate::ending::{EndLine, Ending};
+use crate::event_loop::{self, Arrivals, EndSubscriber, SignalSubscriber};
+use crate::exit::ExitCode;
+use crate::logger::{self, LoggerError, LoggerUpdate};
+use crate::monitor::Monitor;
+use crate::signals::{self, SignalRequests};
+use crate::vcpu::Gate;
+
+/// The process cannot do what its command line says.
+#[derive(Debug, thiserror::Error)]
+enum RunError {
+    #[error(transparent)]
+    Logger(#[from] LoggerError),
+    #[error("cannot open the metrics file {path:?}")]
+    Metrics { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    ConfigFile(#[from] ConfigFileError),
+    #[error(transparent)]
+    Socket(#[from] BindError),
+    #[error("the microVM of the config file does not start")]
+    Start(#[from] ActionError),
+    #[error("cannot take over signals")]
+    Signals(#[source] io::Error),
+    #[error("cannot set up the terminal")]
+    Terminal(#[source] io::Error),
+    #[error("the event loop failed")]
+    EventLoop(#[source] io::Error),
+}
+
+impl RunError {
+    fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Logger(LoggerError::Level(_)) => ExitCode::BadConfiguration,
+            _ => ExitCode::GenericError,
+        }
+    }
+}
+
+/// The monitor, shared by the API server and the start of the process.
+#[derive(Clone)]
+struct Shared(Rc<RefCell<Monitor>>);
+
+impl ActionHandler for Shared {
+    fn handle(&mut self, action: Action) -> Result<Outcome, ActionError> {
+        self.0.borrow_mut().handle(action)
+    }
+}
+
+/// Runs a microVM to its end. Errors are on standard error, in one line.
+pub fn run(options: &Options) -> ExitCode {
+    match try_run(options) {
+        Ok(Ending::Signal(libc::SIGHUP)) => ExitCode::Sighup,
+        Ok(Ending::Signal(signal)) => signals::die_of(signal),
+        Ok(ending) => {
+            let code = ending.exit_code();
+            match &ending {
+                Ending::Fault(fault) => log::error!("{fault}"),
+                Ending::TripleFault { vcpu } => log::error!("vCPU {vcpu}: the guest triple-faulted"),
+                ending => log::info!("the microVM ended: {ending:?}"),
+            }
+            code
+        }
+        Err(error) => {
+            let code = error.exit_code();
+            fail(&error, code)
+        }
+    }
+}
+
+/// Tells the error in one line.
+pub fn fail(error: &dyn Error, code: ExitCode) -> ExitCode {
+    // Nobody may be there to read it.
+    let _ = writeln!(io::stderr(), "koya-vmm: {}", koya_api::one_line(error));
+    code
+}
+
+fn try_run(options: &Options) -> Result<Ending, RunError> {
+    set_up_log(options)?;
+    let config = options.config_file.as_deref().map(VmConfig::from_file).transpose()?;
+    let requests = SignalRequests::install().map_err(RunError::Signals)?;
+    let gate = Arc::new(Gate::new(false));
+    let end = Arc::new(EndLine::new(gate.clone()).map_err(RunError::EventLoop)?);
+    let arrivals = Arrivals::default();
+    let monitor = Shared(Rc::new(RefCell::new(Monitor::new(options, gate, end.clone(), arrivals.clone()))));
+    if let Some(path) = &options.metrics_path {
+        let opened = monitor.0.borrow_mut().open_metrics(path);
+        opened.map_err(|source| RunError::Metrics { path: path.clone(), source })?;
+    }
+    // Bound before the guest starts, so that a socket that cannot be had does not cost a running guest.
+    let server = match &options.api_socket {
+        Some(path) => {
+            let limits = Limits { payload: options.max_payload, ..Limits::default() };
+            Some(ApiServer::bind(path, limits, monitor.clone())?)
+        }
+        None => None,
+    };
+    if let Some(config) = config {
+        monitor.0.borrow_mut().run_config(config)?;
+    }
+    let terminal = RawTerminal::enter().map_err(RunError::Terminal)?;
+    arrivals.borrow_mut().push(Box::new(EndSubscriber(end.clone())));
+    arrivals.borrow_mut().push(Box::new(SignalSubscriber { requests, end: end.clone() }));
+    if let Some(server) = server {
+        arrivals.borrow_mut().push(Box::new(server));
+    }
+    let ending = event_loop::run(&arrivals, &end).map_err(RunError::EventLoop);
+    drop(terminal);
+    if let Err(error) = monitor.0.borrow_mut().flush_metrics() {
+        log::warn!("cannot write the metrics: {error}");
+    }
+    ending
+}
+
+fn set_up_log(options: &Options) -> Result<(), RunError> {
+    logger::init(&options.id);
+    let log = &options.log;
+    logger::update(LoggerUpdate {
+        path: log.path.clone(),
+        level: log.level.as_deref().map(logger::parse_level).transpose()?,
+        module: log.module.clone(),
+        show_level: Some(log.show_level),
+        show_origin: Some(log.show_origin),
+    })?;
+    log::info!("Running Koya v{}", env!("CARGO_PKG_VERSION"));
+    Ok(())
+}

@@ -1,0 +1,136 @@
+//! The threads of the vCPUs.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+use koya_devices::GuestRam;
+use kvm_ioctls::VcpuFd;
+use vmm_sys_util::signal::Killable;
+
+use super::exits::{Buses, Flow, run_once};
+use super::fault::VcpuFault;
+use super::gate::{Gate, Passage};
+use super::kick::{self, Kickable};
+use crate::ending::{EndLine, Ending};
+
+/// How long a pause waits for the vCPUs. They leave the guest within microseconds; this much is needed only by a
+/// host that does not schedule us at all.
+const PAUSE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The vCPU threads cannot be managed.
+#[derive(Debug, thiserror::Error)]
+pub enum VcpuThreadError {
+    /// No thread.
+    #[error("cannot start the thread of vCPU {index}")]
+    Spawn {
+        /// Which vCPU.
+        index: u8,
+        /// Why.
+        source: io::Error,
+    },
+    /// No signal handler.
+    #[error("cannot install the handler of the signal that kicks vCPUs")]
+    Signal(#[source] io::Error),
+    /// They did not reach the gate in time.
+    #[error("the vCPUs did not pause within {} s", PAUSE_TIMEOUT.as_secs())]
+    Timeout,
+}
+
+/// All vCPUs of a running guest.
+pub struct Vcpus {
+    gate: Arc<Gate>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Vcpus {
+    /// Starts a thread for each vCPU.
+    pub fn start(
+        vcpus: Vec<VcpuFd>,
+        gate: Arc<Gate>,
+        end: Arc<EndLine>,
+        buses: Arc<Buses>,
+        memory: &GuestRam,
+    ) -> Result<Self, VcpuThreadError> {
+        kick::install_handler().map_err(VcpuThreadError::Signal)?;
+        let mut this = Self { gate, threads: Vec::with_capacity(vcpus.len()) };
+        for (index, fd) in (0_u8..).zip(vcpus) {
+            let gate = this.gate.clone();
+            let vcpu = VcpuThread { index, fd, end: end.clone(), buses: buses.clone(), memory: memory.clone() };
+            let thread = Builder::new()
+                .name(format!("vcpu {index}"))
+                .spawn(move || vcpu.run(&gate))
+                .map_err(|source| VcpuThreadError::Spawn { index, source })?;
+            this.threads.push(thread);
+        }
+        Ok(this)
+    }
+
+    /// Stops the guest's time: returns when every vCPU is outside the guest.
+    pub fn pause(&self) -> Result<(), VcpuThreadError> {
+        self.gate.close();
+        self.kick();
+        if self.gate.wait_for(self.threads.len(), PAUSE_TIMEOUT) || self.gate.is_stopped() {
+            Ok(())
+        } else {
+            self.gate.open();
+            Err(VcpuThreadError::Timeout)
+        }
+    }
+
+    /// Lets the guest go on.
+    pub fn resume(&self) {
+        self.gate.open();
+    }
+
+    fn kick(&self) {
+        for thread in &self.threads {
+            // A thread that has ended needs no kick.
+            let _ = thread.kill(kick::signal());
+        }
+    }
+}
+
+impl Drop for Vcpus {
+    fn drop(&mut self) {
+        self.gate.stop();
+        self.kick();
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct VcpuThread {
+    index: u8,
+    fd: VcpuFd,
+    end: Arc<EndLine>,
+    buses: Arc<Buses>,
+    memory: GuestRam,
+}
+
+impl VcpuThread {
+    fn run(mut self, gate: &Gate) {
+        let _kickable = Kickable::new(&mut self.fd);
+        while gate.pass(|| self.park()) == Passage::Run {
+            let ending = match run_once(&mut self.fd, &self.buses) {
+                Flow::Continue => continue,
+                Flow::Reset => Ending::Reset,
+                Flow::PowerOff => Ending::PowerOff,
+                Flow::TripleFault => Ending::TripleFault { vcpu: self.index },
+                Flow::Fault(kind) => {
+                    Ending::Fault(Box::new(VcpuFault::collect(self.index, kind, &self.fd, &self.memory)))
+                }
+            };
+            self.end.announce(ending);
+            return;
+        }
+    }
+
+    /// Tells the guest's kernel that it was stopped, lest its watchdogs believe that it hung. A kernel without
+    /// kvmclock has no such watchdog to calm: the call then fails, which is fine.
+    fn park(&self) {
+        let _ = self.fd.kvmclock_ctrl();
+    }
+}
