@@ -267,7 +267,8 @@ mod tests {
             let mut request = [0; 512];
             let _ = stream.read(&mut request).unwrap();
             for byte in bytes {
-                stream.write_all(&[*byte]).unwrap();
+                // The client may know enough already and have left.
+                let _ = stream.write_all(&[*byte]);
             }
         });
         let result = Client::connect(&path, PATIENCE).unwrap().put("/actions", "{}");

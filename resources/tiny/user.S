@@ -1,14 +1,20 @@
 // The way from a PVH entry to `guest_main` in C: 64-bit mode, privilege level 3.
 //
 // Hosts that virtualise with page tables alone run user mode at full speed and
-// interpret kernel mode, so everything that loops runs as a user, with all ports
-// open (IOPL 3) and memory mapped to itself: the first 2 MiB here, more by
-// `map_gib`, which needs no privilege because the tables are mapped too.
+// interpret kernel mode, so everything that loops runs as a user, with memory
+// mapped to itself: the first 2 MiB here, more by `map_gib`, which needs no
+// privilege because the tables are mapped too. Ports are open twice, by IOPL 3
+// and by the bitmap of a task state segment: such hosts ignore the former, and
+// QEMU's emulation of nested virtualisation the latter.
 // There is no way back into kernel mode: any exception is a triple fault.
 #include "pvh.h"
 #define USER_CODE       (0x10 | 3)
 #define USER_DATA       (0x18 | 3)
+#define TASK            0x20
 #define FLAGS_IOPL3     0x3002
+#define TSS_SIZE        0x68
+#define TSS_MAP_BASE    0x66            // where the TSS says where its bitmap is
+#define PORTS           0x1000          // as many as the bitmap opens
 #define PAGE_TABLE      0x07            // present, writable, user
 #define PAGE_2M         0x87            // and a leaf
 #define CR0_PG          (1 << 31)
@@ -40,6 +46,9 @@ start:  lgdt    gdt_pointer
 
         .code64
 long_mode:
+        movw    $TSS_SIZE, tss + TSS_MAP_BASE
+        mov     $TASK, %eax
+        ltr     %ax
         mov     $USER_DATA, %eax
         mov     %eax, %ds
         mov     %eax, %es
@@ -58,12 +67,20 @@ gdt:    .quad   0
         .quad   0x00af9b000000ffff      // kernel code, 64 bits
         .quad   0x00affb000000ffff      // user code, 64 bits
         .quad   0x00cff3000000ffff      // user data
+        .word   tss_end - tss - 1       // task: limit, base in pieces (guest.ld)
+        .word   tss_base_0
+        .byte   tss_base_16, 0x89, 0, tss_base_24
+        .quad   0
 gdt_end:
 gdt_pointer:
         .word   gdt_end - gdt - 1
         .long   gdt
 
         .bss
+        .balign 8
+tss:    .skip   TSS_SIZE + PORTS / 8 + 1
+tss_end:
+        .globl  tss
         .balign 4096
 pml4:   .skip   4096
         .globl  pdpt

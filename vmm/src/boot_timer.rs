@@ -19,7 +19,10 @@ impl BootTimer {
 
     /// A timer that begins now.
     pub fn start() -> Self {
-        Self { start_us: time::monotonic_us(), start_cpu_us: time::cpu_us() }
+        Self {
+            start_us: time::monotonic_us(),
+            start_cpu_us: time::cpu_us(),
+        }
     }
 }
 

@@ -183,17 +183,29 @@ impl Raw {
             "id" => once("id", &mut self.id, parser.value()?.string()?),
             "config-file" => once("config-file", &mut self.config_file, parser.value()?.into()),
             "metrics-path" => once("metrics-path", &mut self.metrics_path, parser.value()?.into()),
-            "http-api-max-payload-size" => {
-                once("http-api-max-payload-size", &mut self.max_payload, parser.value()?.parse()?)
-            }
+            "http-api-max-payload-size" => once(
+                "http-api-max-payload-size",
+                &mut self.max_payload,
+                parser.value()?.parse()?,
+            ),
             "log-path" => once("log-path", &mut self.log.path, parser.value()?.into()),
             "level" => once("level", &mut self.log.level, parser.value()?.string()?),
             "module" => once("module", &mut self.log.module, parser.value()?.string()?),
-            "start-time-us" => once("start-time-us", &mut self.started.wall_us, parser.value()?.parse()?),
-            "start-time-cpu-us" => once("start-time-cpu-us", &mut self.started.cpu_us, parser.value()?.parse()?),
-            "parent-cpu-time-us" => {
-                once("parent-cpu-time-us", &mut self.started.parent_cpu_us, parser.value()?.parse()?)
-            }
+            "start-time-us" => once(
+                "start-time-us",
+                &mut self.started.wall_us,
+                parser.value()?.parse()?,
+            ),
+            "start-time-cpu-us" => once(
+                "start-time-cpu-us",
+                &mut self.started.cpu_us,
+                parser.value()?.parse()?,
+            ),
+            "parent-cpu-time-us" => once(
+                "parent-cpu-time-us",
+                &mut self.started.parent_cpu_us,
+                parser.value()?.parse()?,
+            ),
             "seccomp-filter" => {
                 parser.value()?;
                 flag(&mut self.seccomp_filter)
@@ -215,7 +227,10 @@ impl Raw {
             return Err(if self.no_seccomp {
                 CliError::Seccomp
             } else {
-                CliError::Unsupported { option: "seccomp-filter", why: "there are no system call filters yet" }
+                CliError::Unsupported {
+                    option: "seccomp-filter",
+                    why: "there are no system call filters yet",
+                }
             });
         }
         let api_socket = self.api_socket.unwrap_or_else(|| DEFAULT_API_SOCKET.into());
@@ -259,8 +274,17 @@ fn flag(place: &mut bool) -> Result<(), CliError> {
 }
 
 fn valid_id(id: String) -> Result<String, CliError> {
-    let valid = (1..=MAX_ID).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-    if valid { Ok(id) } else { Err(CliError::Id { id: id.chars().take(MAX_ID).collect() }) }
+    let valid = (1..=MAX_ID).contains(&id.len())
+        && id
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    if valid {
+        Ok(id)
+    } else {
+        Err(CliError::Id {
+            id: id.chars().take(MAX_ID).collect(),
+        })
+    }
 }
 
 #[cfg(test)]
@@ -301,7 +325,10 @@ mod tests {
 
     #[test]
     fn help_and_version_win_over_what_follows() {
-        assert_eq!(parse(["--version".into(), "--nonsense".into()]).unwrap(), Command::Version);
+        assert_eq!(
+            parse(["--version".into(), "--nonsense".into()]).unwrap(),
+            Command::Version
+        );
         assert_eq!(parse(["-h".into()]).unwrap(), Command::Help);
     }
 
@@ -311,7 +338,10 @@ mod tests {
             (&["--confg-file", "x"][..], "--confg-file"),
             (&["--id", "a", "--id", "b"][..], "--id is given twice"),
             (&["--enable-pci"][..], "--enable-pci is not supported"),
-            (&["--seccomp-filter", "f", "--no-seccomp"][..], "exclude each other"),
+            (
+                &["--seccomp-filter", "f", "--no-seccomp"][..],
+                "exclude each other",
+            ),
             (&["--http-api-max-payload-size", "many"][..], "many"),
             (&["--config-file"][..], "--config-file"),
             (&["stray"][..], "stray"),

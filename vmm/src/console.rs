@@ -1,8 +1,13 @@
 //! The terminal that `koya-vmm` runs on, while it is the guest's console.
 
 use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock};
+
+use koya_devices::legacy::{Console, Serial};
+
+use crate::ending::{EndLine, Ending};
 
 /// Ctrl-A, which introduces an escape.
 const PREFIX: u8 = 0x01;
@@ -15,11 +20,8 @@ static RAW: AtomicBool = AtomicBool::new(false);
 pub struct RawTerminal;
 
 impl RawTerminal {
-    /// Makes the terminal on standard input raw; `None` when that is no terminal.
-    pub fn enter() -> io::Result<Option<Self>> {
-        if !io::stdin().is_terminal() {
-            return Ok(None);
-        }
+    /// Makes the terminal on standard input raw.
+    fn enter() -> io::Result<Self> {
         // SAFETY: the structure is plain integers, for which all zeroes is a value.
         let mut settings: libc::termios = unsafe { std::mem::zeroed() };
         // SAFETY: `settings` is writable and of the type that the call fills in.
@@ -33,7 +35,7 @@ impl RawTerminal {
         settings.c_oflag |= libc::OPOST | libc::ONLCR;
         RAW.store(true, Ordering::Relaxed);
         set(&settings)?;
-        Ok(Some(Self))
+        Ok(Self)
     }
 }
 
@@ -60,60 +62,96 @@ fn set(settings: &libc::termios) -> io::Result<()> {
     }
 }
 
-/// Finds the escape in what is typed: Ctrl-A x leaves, Ctrl-A Ctrl-A is one Ctrl-A for the guest.
+/// Finds the escape in what is typed: Ctrl-A x leaves, Ctrl-A Ctrl-A is one Ctrl-A for the guest. Of any other pair
+/// the guest gets the second key.
 #[derive(Debug, Default)]
 pub struct EscapeFilter {
     prefixed: bool,
 }
 
+/// What a typed key means.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Key {
+    /// The guest's.
+    Guest(u8),
+    /// Half of an escape.
+    Held,
+    /// The escape: end the microVM.
+    Leave,
+}
+
 impl EscapeFilter {
-    /// Removes escapes from `typed`. Returns true when it holds the one that leaves; what follows it is dropped.
-    pub fn filter(&mut self, typed: &mut Vec<u8>) -> bool {
-        let mut leave = false;
-        let mut kept = Vec::with_capacity(typed.len().saturating_add(1));
-        for &byte in typed.iter() {
-            match (std::mem::replace(&mut self.prefixed, false), byte) {
-                (true, b'x' | b'X') => {
-                    leave = true;
-                    break;
-                }
-                (true, PREFIX) => kept.push(PREFIX),
-                (true, other) => kept.extend([PREFIX, other]),
-                (false, PREFIX) => self.prefixed = true,
-                (false, other) => kept.push(other),
+    /// Takes the next key.
+    pub fn key(&mut self, key: u8) -> Key {
+        match (std::mem::replace(&mut self.prefixed, false), key) {
+            (true, b'x' | b'X') => Key::Leave,
+            (false, PREFIX) => {
+                self.prefixed = true;
+                Key::Held
             }
+            (_, key) => Key::Guest(key),
         }
-        *typed = kept;
-        leave
     }
+}
+
+/// Connects the serial port to the process's standard input. A terminal becomes raw, as long as the returned guard
+/// lives, and understands the escape. A terminal in whose background the process runs is left alone: its keys are
+/// somebody else's.
+pub fn attach(serial: &Arc<Mutex<Serial>>, end: &Arc<EndLine>) -> io::Result<(Option<RawTerminal>, Console)> {
+    let stdin = io::stdin();
+    if !stdin.is_terminal() {
+        return Ok((
+            None,
+            Console::new(serial.clone(), Some(stdin.as_fd().try_clone_to_owned()?)),
+        ));
+    }
+    if !is_foreground() {
+        return Ok((None, Console::new(serial.clone(), None)));
+    }
+    let terminal = RawTerminal::enter()?;
+    let console = Console::new(serial.clone(), Some(stdin.as_fd().try_clone_to_owned()?));
+    let (mut filter, end) = (EscapeFilter::default(), end.clone());
+    let console = console.with_filter(Box::new(move |key| match filter.key(key) {
+        Key::Guest(key) => Some(key),
+        Key::Held => None,
+        Key::Leave => {
+            end.announce(Ending::Escape);
+            None
+        }
+    }));
+    Ok((Some(terminal), console))
+}
+
+/// Whether the terminal on standard input listens to this process's group.
+fn is_foreground() -> bool {
+    // SAFETY: both calls only ask for numbers.
+    unsafe { libc::tcgetpgrp(libc::STDIN_FILENO) == libc::getpgrp() }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn type_all(chunks: &[&[u8]]) -> (Vec<u8>, bool) {
-        let (mut filter, mut all) = (EscapeFilter::default(), Vec::new());
-        for chunk in chunks {
-            let mut typed = chunk.to_vec();
-            let leave = filter.filter(&mut typed);
-            all.extend(typed);
-            if leave {
-                return (all, true);
+    fn guest_sees(typed: &[u8]) -> (Vec<u8>, bool) {
+        let (mut filter, mut seen) = (EscapeFilter::default(), Vec::new());
+        for &key in typed {
+            match filter.key(key) {
+                Key::Guest(key) => seen.push(key),
+                Key::Held => {}
+                Key::Leave => return (seen, true),
             }
         }
-        (all, false)
+        (seen, false)
     }
 
     #[test]
-    fn ctrl_a_x_leaves_even_when_it_arrives_in_two_pieces() {
-        assert_eq!(type_all(&[b"ls\n\x01xignored"]), (b"ls\n".to_vec(), true));
-        assert_eq!(type_all(&[b"ls\n\x01", b"x"]), (b"ls\n".to_vec(), true));
+    fn ctrl_a_x_leaves() {
+        assert_eq!(guest_sees(b"ls\n\x01xignored"), (b"ls\n".to_vec(), true));
     }
 
     #[test]
     fn other_keys_reach_the_guest() {
-        assert_eq!(type_all(&[b"x\x01\x01x"]), (b"x\x01x".to_vec(), false));
-        assert_eq!(type_all(&[b"\x01", b"k", b"\x03"]), (b"\x01k\x03".to_vec(), false));
+        assert_eq!(guest_sees(b"x\x01\x01x"), (b"x\x01x".to_vec(), false));
+        assert_eq!(guest_sees(b"\x01k\x03"), (b"k\x03".to_vec(), false));
     }
 }

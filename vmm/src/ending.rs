@@ -48,12 +48,19 @@ pub struct EndLine {
 impl EndLine {
     /// A line that also stops the vCPUs behind `gate`.
     pub fn new(gate: Arc<Gate>) -> io::Result<Self> {
-        Ok(Self { event: EventFd::new(EFD_NONBLOCK)?, first: Mutex::new(None), gate })
+        Ok(Self {
+            event: EventFd::new(EFD_NONBLOCK)?,
+            first: Mutex::new(None),
+            gate,
+        })
     }
 
     /// Stops the guest and wakes the event loop.
     pub fn announce(&self, ending: Ending) {
-        self.first.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(ending);
+        self.first
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert(ending);
         self.gate.stop();
         // Cannot fail: the counter of an event descriptor takes far more additions than there are announcers.
         let _ = self.event.write(1);

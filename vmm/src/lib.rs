@@ -22,6 +22,5 @@ pub mod resources;
 pub mod run;
 pub mod signals;
 pub mod sink;
-mod stdin;
 pub mod time;
 pub mod vcpu;

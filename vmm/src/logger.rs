@@ -53,7 +53,11 @@ pub struct LoggerUpdate {
 /// Reads a level as Firecracker's clients write it.
 pub fn parse_level(text: &str) -> Result<LevelFilter, LoggerError> {
     // Firecracker says "Warning" where everybody else says "Warn".
-    let name = if text.eq_ignore_ascii_case("warning") { "warn" } else { text };
+    let name = if text.eq_ignore_ascii_case("warning") {
+        "warn"
+    } else {
+        text
+    };
     LevelFilter::from_str(name).map_err(|_| LoggerError::Level(text.chars().take(32).collect()))
 }
 
@@ -110,13 +114,19 @@ pub fn update(update: LoggerUpdate) -> Result<(), LoggerError> {
 }
 
 fn open(path: &Path) -> Result<File, LoggerError> {
-    crate::sink::open(path).map_err(|source| LoggerError::Open { path: path.to_owned(), source })
+    crate::sink::open(path).map_err(|source| LoggerError::Open {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 impl Sink {
     /// Counts a line; says whether it may be written, and how many were not since the last that was.
     fn admit(&mut self, now: Instant) -> Option<u64> {
-        if self.window.is_none_or(|start| now.duration_since(start) >= WINDOW) {
+        if self
+            .window
+            .is_none_or(|start| now.duration_since(start) >= WINDOW)
+        {
             self.window = Some(now);
             self.written = 0;
         }
@@ -151,7 +161,11 @@ impl Sink {
             lines => format!(" [{lines} lines were left out before this one]"),
         };
         let thread = thread.name().unwrap_or("-");
-        format!("{} [{id}:{thread}{tags}] {}{lost}\n", LocalTime::now(), record.args())
+        format!(
+            "{} [{id}:{thread}{tags}] {}{lost}\n",
+            LocalTime::now(),
+            record.args()
+        )
     }
 }
 
@@ -165,7 +179,9 @@ impl Log for Logger {
         if !sink.wants(record) {
             return;
         }
-        let Some(suppressed) = sink.admit(Instant::now()) else { return };
+        let Some(suppressed) = sink.admit(Instant::now()) else {
+            return;
+        };
         let id = self.id.get().map_or("", String::as_str);
         let line = sink.format(id, record, suppressed);
         // A log that cannot be written must not stop the guest.
@@ -202,7 +218,11 @@ mod tests {
 
     #[test]
     fn a_line_has_firecrackers_format() {
-        let sink = Sink { show_level: true, show_origin: true, ..Sink::default() };
+        let sink = Sink {
+            show_level: true,
+            show_origin: true,
+            ..Sink::default()
+        };
         let record = Record::builder()
             .args(format_args!("Hello"))
             .level(log::Level::Error)
@@ -213,12 +233,18 @@ mod tests {
         let (time, rest) = line.split_once(" [").unwrap();
         assert_eq!(time.len(), "2026-01-01T00:00:00.000000000".len());
         let thread = std::thread::current();
-        assert_eq!(rest, format!("vm1:{}:ERROR:app.rs:200] Hello\n", thread.name().unwrap()));
+        assert_eq!(
+            rest,
+            format!("vm1:{}:ERROR:app.rs:200] Hello\n", thread.name().unwrap())
+        );
     }
 
     #[test]
     fn a_module_filter_lets_its_children_pass() {
-        let sink = Sink { module: Some("koya_vmm::kvm".into()), ..Sink::default() };
+        let sink = Sink {
+            module: Some("koya_vmm::kvm".into()),
+            ..Sink::default()
+        };
         let from = |module| Record::builder().module_path(Some(module)).build();
         assert!(sink.wants(&from("koya_vmm::kvm::vm")));
         assert!(!sink.wants(&from("koya_api")));

@@ -58,12 +58,17 @@ pub fn map(plan: MemoryPlan) -> Result<GuestRam, MemoryError> {
     }
     let (huge, hint) = match plan.huge_pages {
         HugePages::None | HugePages::Transparent => (0, ""),
-        HugePages::TwoMib => {
-            (libc::MAP_HUGETLB | libc::MAP_HUGE_2MB, "; are there enough free 2 MiB pages (vm.nr_hugepages)?")
-        }
+        HugePages::TwoMib => (
+            libc::MAP_HUGETLB | libc::MAP_HUGE_2MB,
+            "; are there enough free 2 MiB pages (vm.nr_hugepages)?",
+        ),
     };
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | huge;
-    let failed = |source| MemoryError::Map { wanted_mib, hint, source };
+    let failed = |source| MemoryError::Map {
+        wanted_mib,
+        hint,
+        source,
+    };
     let mut regions = Vec::new();
     for (start, len) in memory_ranges(wanted_mib.saturating_mul(MIB)) {
         let bitmap = plan.track_dirty_pages.then(|| AtomicBitmap::with_len(len));
@@ -78,7 +83,8 @@ pub fn map(plan: MemoryPlan) -> Result<GuestRam, MemoryError> {
         if plan.huge_pages == HugePages::Transparent {
             merge_pages(&mapping).map_err(failed)?;
         }
-        let region = GuestRegionMmap::new(mapping, start).ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
+        let region =
+            GuestRegionMmap::new(mapping, start).ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
         regions.push(region);
     }
     GuestRam::from_regions(regions).map_err(MemoryError::Layout)
@@ -111,7 +117,11 @@ mod tests {
     use super::*;
 
     fn plan(mib: u64) -> MemoryPlan {
-        MemoryPlan { mib, huge_pages: HugePages::None, track_dirty_pages: false }
+        MemoryPlan {
+            mib,
+            huge_pages: HugePages::None,
+            track_dirty_pages: false,
+        }
     }
 
     #[test]
@@ -125,7 +135,16 @@ mod tests {
     #[test]
     fn more_than_the_host_has_is_refused() {
         let error = map(plan(1 << 30)).unwrap_err();
-        assert!(matches!(error, MemoryError::MoreThanHost { wanted_mib: 0x4000_0000, .. }), "{error}");
+        assert!(
+            matches!(
+                error,
+                MemoryError::MoreThanHost {
+                    wanted_mib: 0x4000_0000,
+                    ..
+                }
+            ),
+            "{error}"
+        );
     }
 
     #[test]
@@ -133,7 +152,11 @@ mod tests {
         use vm_memory::GuestMemoryRegion;
         use vm_memory::bitmap::Bitmap;
         for track_dirty_pages in [false, true] {
-            let ram = map(MemoryPlan { track_dirty_pages, ..plan(64) }).unwrap();
+            let ram = map(MemoryPlan {
+                track_dirty_pages,
+                ..plan(64)
+            })
+            .unwrap();
             ram.write_obj(1_u8, GuestAddress(0x5000)).unwrap();
             let region = ram.iter().next().unwrap();
             assert_eq!(region.bitmap().dirty_at(0x5000), track_dirty_pages);

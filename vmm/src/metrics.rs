@@ -36,7 +36,10 @@ impl Report {
 impl MetricsWriter {
     /// A writer that will report what the parent measured.
     pub fn new(started: StartTimes) -> Self {
-        Self { started, ..Self::default() }
+        Self {
+            started,
+            ..Self::default()
+        }
     }
 
     /// Whether there is somewhere to write to.
@@ -53,7 +56,10 @@ impl MetricsWriter {
     pub fn describe(&mut self, id: Option<String>, properties: Option<BTreeMap<String, String>>) {
         self.labels.extend(id.map(|id| ("id".to_owned(), id.into())));
         if let Some(properties) = properties {
-            let properties: Map<_, _> = properties.into_iter().map(|(key, value)| (key, value.into())).collect();
+            let properties: Map<_, _> = properties
+                .into_iter()
+                .map(|(key, value)| (key, value.into()))
+                .collect();
             self.labels.insert("properties".to_owned(), properties.into());
         }
     }
@@ -61,7 +67,9 @@ impl MetricsWriter {
     /// Writes `report`, if there is somewhere to write to.
     pub fn write(&mut self, mut report: Report) -> io::Result<()> {
         let Some(file) = &mut self.file else { return Ok(()) };
-        report.0.insert("utc_timestamp_ms".to_owned(), time::unix_ms().into());
+        report
+            .0
+            .insert("utc_timestamp_ms".to_owned(), time::unix_ms().into());
         report.0.extend(self.labels.clone());
         if !std::mem::replace(&mut self.reported_start, true) {
             report.0.insert("api_server".to_owned(), startup(self.started));

@@ -10,10 +10,12 @@ use koya_api::config::{
 };
 use koya_api::error::Cause;
 use koya_api::{Action, ActionError, ActionHandler, InstanceInfo, InstanceState, Outcome, VersionInfo};
+use koya_devices::legacy::Console;
 use log::LevelFilter;
 
 use crate::boot_timer::BootTimer;
 use crate::cli::Options;
+use crate::console::{self, RawTerminal};
 use crate::ending::EndLine;
 use crate::event_loop::{Arrivals, Subscriber};
 use crate::logger::{self, LoggerUpdate};
@@ -40,7 +42,11 @@ enum Phase {
     /// Being described.
     Configuring(Box<Resources>),
     /// Started, with what it was started from.
-    Started { config: Box<VmConfig>, running: Box<Running> },
+    Started {
+        config: Box<VmConfig>,
+        running: Box<Running>,
+        terminal: Option<RawTerminal>,
+    },
 }
 
 impl Monitor {
@@ -114,7 +120,11 @@ impl Monitor {
             Phase::Configuring(resources) => resources.describe(),
             Phase::Started { config, .. } => config.as_ref().clone(),
         };
-        VmConfig { logger: self.logger.clone(), metrics: self.metrics_config.clone(), ..config }
+        VmConfig {
+            logger: self.logger.clone(),
+            metrics: self.metrics_config.clone(),
+            ..config
+        }
     }
 
     fn start(&mut self) -> Result<(), ActionError> {
@@ -123,11 +133,16 @@ impl Monitor {
         };
         let config = Box::new(resources.describe());
         let timer = self.boot_timer.then(BootTimer::start);
+        let has_output_file = resources.serial_output.is_some();
         match build(std::mem::take(resources), timer, &self.gate, &self.end) {
             Ok((running, subscribers)) => {
-                let mut arrivals = self.arrivals.borrow_mut();
-                arrivals.extend(subscribers);
-                self.phase = Phase::Started { config, running: Box::new(running) };
+                self.arrivals.borrow_mut().extend(subscribers);
+                let terminal = self.attach_console(&running, has_output_file);
+                self.phase = Phase::Started {
+                    config,
+                    running: Box::new(running),
+                    terminal,
+                };
                 Ok(())
             }
             Err(error) => {
@@ -138,10 +153,38 @@ impl Monitor {
         }
     }
 
+    /// Lets whoever is at the terminal type to the guest. A console without input is no reason not to run.
+    fn attach_console(&self, running: &Running, has_output_file: bool) -> Option<RawTerminal> {
+        if has_output_file {
+            // Nobody could see what he types.
+            self.arrivals
+                .borrow_mut()
+                .push(Box::new(Console::new(running.serial().clone(), None)));
+            return None;
+        }
+        match console::attach(running.serial(), &self.end) {
+            Ok((terminal, console)) => {
+                self.arrivals.borrow_mut().push(Box::new(console));
+                terminal
+            }
+            Err(error) => {
+                log::warn!("the console has no input: {error}");
+                None
+            }
+        }
+    }
+
+    /// Gives the terminal back, if it was the guest's.
+    pub fn release_terminal(&mut self) {
+        if let Phase::Started { terminal, .. } = &mut self.phase {
+            *terminal = None;
+        }
+    }
+
     /// The guest and its configuration, for actions that change it.
     fn started(&mut self) -> Result<(&mut VmConfig, &mut Running), ActionError> {
         match &mut self.phase {
-            Phase::Started { config, running } => Ok((config, running)),
+            Phase::Started { config, running, .. } => Ok((config, running)),
             Phase::Configuring(_) => Err(ActionError::NotSupportedBeforeStart),
         }
     }
@@ -162,9 +205,14 @@ impl Monitor {
     fn update_drive(&mut self, update: &DriveUpdate) -> Result<(), ActionError> {
         let (config, running) = self.started()?;
         let refused = |error: Cause| ActionError::Drive(error);
-        let known = config.drives.iter_mut().find(|drive| drive.drive_id == update.drive_id);
+        let known = config
+            .drives
+            .iter_mut()
+            .find(|drive| drive.drive_id == update.drive_id);
         let Some(known) = known else {
-            return Err(refused(Box::new(UpdateError::UnknownDrive(update.drive_id.clone()))));
+            return Err(refused(Box::new(UpdateError::UnknownDrive(
+                update.drive_id.clone(),
+            ))));
         };
         let mut changed = known.clone();
         changed.path_on_host = update.path_on_host.clone().or(changed.path_on_host);
@@ -173,15 +221,23 @@ impl Monitor {
             Some(_) => Some(resources::open_drive(&changed).map_err(|error| refused(Box::new(error)))?),
             None => None,
         };
-        running.update_drive(update, backend).map_err(|error| refused(Box::new(error)))?;
+        running
+            .update_drive(update, backend)
+            .map_err(|error| refused(Box::new(error)))?;
         *known = changed;
         Ok(())
     }
 
     fn update_network(&mut self, update: &NetworkInterfaceUpdate) -> Result<(), ActionError> {
         let (config, running) = self.started()?;
-        running.update_network(update).map_err(|error| ActionError::Network(Box::new(error)))?;
-        for known in config.network_interfaces.iter_mut().filter(|known| known.iface_id == update.iface_id) {
+        running
+            .update_network(update)
+            .map_err(|error| ActionError::Network(Box::new(error)))?;
+        for known in config
+            .network_interfaces
+            .iter_mut()
+            .filter(|known| known.iface_id == update.iface_id)
+        {
             known.rx_rate_limiter = update.rx_rate_limiter.or(known.rx_rate_limiter);
             known.tx_rate_limiter = update.tx_rate_limiter.or(known.tx_rate_limiter);
         }
@@ -191,7 +247,9 @@ impl Monitor {
     fn change_state(&mut self, wanted: WantedState) -> Result<(), ActionError> {
         let (_, running) = self.started()?;
         match wanted {
-            WantedState::Paused => running.pause().map_err(|error| ActionError::Internal(Box::new(error))),
+            WantedState::Paused => running
+                .pause()
+                .map_err(|error| ActionError::Internal(Box::new(error))),
             WantedState::Resumed => {
                 running.resume();
                 Ok(())
@@ -200,7 +258,9 @@ impl Monitor {
     }
 
     fn set_logger(&mut self, config: Logger) -> Result<(), ActionError> {
-        config.validate().map_err(|error| ActionError::Logger(Box::new(error)))?;
+        config
+            .validate()
+            .map_err(|error| ActionError::Logger(Box::new(error)))?;
         let update = LoggerUpdate {
             path: config.log_path.clone(),
             level: config.level.map(level_filter),
@@ -217,12 +277,18 @@ impl Monitor {
         let refused = |error: Cause| ActionError::Metrics(error);
         config.validate().map_err(|error| refused(Box::new(error)))?;
         if self.metrics.is_open() {
-            return Err(refused("the metrics have a file already, which cannot be changed".into()));
+            return Err(refused(
+                "the metrics have a file already, which cannot be changed".into(),
+            ));
         }
         self.open_metrics(&config.metrics_path).map_err(|source| {
-            refused(Box::new(MetricsError { path: config.metrics_path.clone(), source }))
+            refused(Box::new(MetricsError {
+                path: config.metrics_path.clone(),
+                source,
+            }))
         })?;
-        self.metrics.describe(config.emit_id.then(|| self.id.clone()), config.properties.clone());
+        self.metrics
+            .describe(config.emit_id.then(|| self.id.clone()), config.properties.clone());
         self.metrics_config = Some(config);
         Ok(())
     }
@@ -235,21 +301,26 @@ impl Monitor {
                 Ok(())
             }
             Action::PatchMachineConfig(update) => self.update_machine(&update),
-            Action::PutBootSource(config) => {
-                self.resources()?.set_boot(config).map_err(|error| ActionError::BootSource(Box::new(error)))
-            }
-            Action::PutDrive(config) => {
-                self.resources()?.set_drive(config).map_err(|error| ActionError::Drive(Box::new(error)))
-            }
-            Action::PutNetworkInterface(config) => {
-                self.resources()?.set_network(config).map_err(|error| ActionError::Network(Box::new(error)))
-            }
-            Action::PutEntropy(config) => {
-                self.resources()?.set_entropy(config).map_err(|error| ActionError::Entropy(Box::new(error)))
-            }
-            Action::PutSerial(config) => {
-                self.resources()?.set_serial(config).map_err(|error| ActionError::Serial(Box::new(error)))
-            }
+            Action::PutBootSource(config) => self
+                .resources()?
+                .set_boot(config)
+                .map_err(|error| ActionError::BootSource(Box::new(error))),
+            Action::PutDrive(config) => self
+                .resources()?
+                .set_drive(config)
+                .map_err(|error| ActionError::Drive(Box::new(error))),
+            Action::PutNetworkInterface(config) => self
+                .resources()?
+                .set_network(config)
+                .map_err(|error| ActionError::Network(Box::new(error))),
+            Action::PutEntropy(config) => self
+                .resources()?
+                .set_entropy(config)
+                .map_err(|error| ActionError::Entropy(Box::new(error))),
+            Action::PutSerial(config) => self
+                .resources()?
+                .set_serial(config)
+                .map_err(|error| ActionError::Serial(Box::new(error))),
             Action::PutLogger(config) => self.set_logger(config),
             Action::PutMetrics(config) => self.set_metrics(config),
             Action::StartInstance => self.start(),
@@ -258,10 +329,16 @@ impl Monitor {
             Action::PatchVm(change) => self.change_state(change.state),
             Action::SendCtrlAltDel => {
                 let (_, running) = self.started()?;
-                running.send_ctrl_alt_del().map_err(|error| ActionError::Internal(Box::new(error)))
+                running
+                    .send_ctrl_alt_del()
+                    .map_err(|error| ActionError::Internal(Box::new(error)))
             }
-            Action::FlushMetrics => self.flush_metrics().map_err(|error| ActionError::Metrics(Box::new(error))),
-            Action::GetInstance | Action::GetVersion | Action::GetMachineConfig | Action::GetVmConfig => Ok(()),
+            Action::FlushMetrics => self
+                .flush_metrics()
+                .map_err(|error| ActionError::Metrics(Box::new(error))),
+            Action::GetInstance | Action::GetVersion | Action::GetMachineConfig | Action::GetVmConfig => {
+                Ok(())
+            }
         }
     }
 }
@@ -272,9 +349,9 @@ impl ActionHandler for Monitor {
         match action {
             Action::GetInstance => Ok(Outcome::Instance(self.instance())),
             Action::GetVersion => Ok(Outcome::Version(VersionInfo::default())),
-            Action::GetMachineConfig => {
-                Ok(Outcome::MachineConfig(self.config().machine_config.unwrap_or_default()))
-            }
+            Action::GetMachineConfig => Ok(Outcome::MachineConfig(
+                self.config().machine_config.unwrap_or_default(),
+            )),
             Action::GetVmConfig => Ok(Outcome::VmConfig(Box::new(self.config()))),
             action => self.change(action).map(|()| Outcome::Empty),
         }
@@ -298,7 +375,10 @@ fn build(
     if resources.boot.is_none() {
         return Err(StartError::NoKernel);
     }
-    Frame::new(&resources, gate.clone(), end.clone())?.wire(*resources, timer)?.load()?.start()
+    Frame::new(&resources, gate.clone(), end.clone())?
+        .wire(*resources, timer)?
+        .load()?
+        .start()
 }
 
 fn level_filter(level: LogLevel) -> LevelFilter {

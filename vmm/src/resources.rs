@@ -83,7 +83,9 @@ pub enum ResourceError {
         source: TapError,
     },
     /// No more interrupts.
-    #[error("a microVM has at most {MAX_DEVICES} devices: drives, network interfaces and the entropy device together")]
+    #[error(
+        "a microVM has at most {MAX_DEVICES} devices: drives, network interfaces and the entropy device together"
+    )]
     TooManyDevices,
     /// The output file of the serial console.
     #[error("cannot open serial_out_path {path:?}")]
@@ -147,10 +149,19 @@ impl Resources {
     pub fn set_boot(&mut self, config: BootSource) -> Result<(), ResourceError> {
         config.validate()?;
         let kernel = open_file("kernel", "kernel_image_path", &config.kernel_image_path)?;
-        let initrd = config.initrd_path.as_deref().map(|path| open_file("initrd", "initrd_path", path)).transpose()?;
+        let initrd = config
+            .initrd_path
+            .as_deref()
+            .map(|path| open_file("initrd", "initrd_path", path))
+            .transpose()?;
         let args = config.boot_args.as_deref().unwrap_or(DEFAULT_BOOT_ARGS);
         let cmdline = Cmdline::new(args).map_err(ResourceError::Cmdline)?;
-        self.boot = Some(OpenBoot { config, kernel, initrd, cmdline });
+        self.boot = Some(OpenBoot {
+            config,
+            kernel,
+            initrd,
+            cmdline,
+        });
         Ok(())
     }
 
@@ -162,18 +173,30 @@ impl Resources {
             self.check_room()?;
         }
         let backend = open_drive(&config)?;
-        self.drives.retain(|drive| drive.config.drive_id != config.drive_id);
+        self.drives
+            .retain(|drive| drive.config.drive_id != config.drive_id);
         self.drives.push(OpenDrive { config, backend });
-        let place = |drive: &OpenDrive| configs.iter().position(|config| config.drive_id == drive.config.drive_id);
+        let place = |drive: &OpenDrive| {
+            configs
+                .iter()
+                .position(|config| config.drive_id == drive.config.drive_id)
+        };
         self.drives.sort_by_key(place);
         Ok(())
     }
 
     /// Opens an interface's tap and adds it, or puts it in the place of the one with the same id.
     pub fn set_network(&mut self, config: NetworkInterface) -> Result<(), ResourceError> {
-        let mut configs: Vec<_> = self.networks.iter().map(|network| network.config.clone()).collect();
+        let mut configs: Vec<_> = self
+            .networks
+            .iter()
+            .map(|network| network.config.clone())
+            .collect();
         config.clone().insert_into(&mut configs)?;
-        let position = self.networks.iter().position(|network| network.config.iface_id == config.iface_id);
+        let position = self
+            .networks
+            .iter()
+            .position(|network| network.config.iface_id == config.iface_id);
         match position.and_then(|position| self.networks.get_mut(position)) {
             // A tap can be opened once only; the one that is open is the one that is asked for.
             Some(known) if known.config.host_dev_name == config.host_dev_name => known.config = config,
@@ -205,7 +228,10 @@ impl Resources {
         self.serial_output = match &config.serial_out_path {
             Some(path) => {
                 let open = crate::sink::open(path);
-                Some(open.map_err(|source| ResourceError::SerialOutput { path: path.clone(), source })?)
+                Some(open.map_err(|source| ResourceError::SerialOutput {
+                    path: path.clone(),
+                    source,
+                })?)
             }
             None => None,
         };
@@ -216,10 +242,18 @@ impl Resources {
     /// What has been said so far.
     pub fn describe(&self) -> VmConfig {
         VmConfig {
-            boot_source: self.boot.as_ref().map(|boot| boot.config.clone()).unwrap_or_default(),
+            boot_source: self
+                .boot
+                .as_ref()
+                .map(|boot| boot.config.clone())
+                .unwrap_or_default(),
             machine_config: Some(self.machine.clone()),
             drives: self.drives.iter().map(|drive| drive.config.clone()).collect(),
-            network_interfaces: self.networks.iter().map(|network| network.config.clone()).collect(),
+            network_interfaces: self
+                .networks
+                .iter()
+                .map(|network| network.config.clone())
+                .collect(),
             entropy: self.entropy,
             serial: self.serial_output.is_some().then(|| self.serial.clone()),
             ..VmConfig::default()
@@ -229,10 +263,23 @@ impl Resources {
     /// Opens everything again that `config` names. What cannot be opened any more is left out: the next start
     /// says so.
     pub fn reopen(config: &VmConfig) -> Self {
-        let mut resources = Self { machine: config.machine_config.clone().unwrap_or_default(), ..Self::default() };
+        let mut resources = Self {
+            machine: config.machine_config.clone().unwrap_or_default(),
+            ..Self::default()
+        };
         let mut results = vec![resources.set_boot(config.boot_source.clone())];
-        results.extend(config.drives.iter().map(|drive| resources.set_drive(drive.clone())));
-        results.extend(config.network_interfaces.iter().map(|network| resources.set_network(network.clone())));
+        results.extend(
+            config
+                .drives
+                .iter()
+                .map(|drive| resources.set_drive(drive.clone())),
+        );
+        results.extend(
+            config
+                .network_interfaces
+                .iter()
+                .map(|network| resources.set_network(network.clone())),
+        );
         results.extend(config.entropy.map(|entropy| resources.set_entropy(entropy)));
         results.extend(config.serial.clone().map(|serial| resources.set_serial(serial)));
         for error in results.into_iter().filter_map(Result::err) {
@@ -244,32 +291,54 @@ impl Resources {
     fn check_room(&self) -> Result<(), ResourceError> {
         let taken = self.drives.len().saturating_add(self.networks.len());
         let taken = taken.saturating_add(usize::from(self.entropy.is_some()));
-        if taken < MAX_DEVICES { Ok(()) } else { Err(ResourceError::TooManyDevices) }
+        if taken < MAX_DEVICES {
+            Ok(())
+        } else {
+            Err(ResourceError::TooManyDevices)
+        }
     }
 }
 
 /// Opens the file behind a drive.
 pub fn open_drive(config: &Drive) -> Result<Box<dyn BlockBackend>, ResourceError> {
-    let failed = |source| ResourceError::DriveFile { id: config.drive_id.clone(), source };
+    let failed = |source| ResourceError::DriveFile {
+        id: config.drive_id.clone(),
+        source,
+    };
     match config.backend()? {
-        DriveBackend::File { path, read_only, engine } => {
-            Ok(match engine {
-                IoEngine::Sync => Box::new(FileBackend::open(path, read_only).map_err(failed)?),
-                IoEngine::Async => Box::new(UringBackend::open(path, read_only).map_err(failed)?),
-            })
-        }
-        DriveBackend::VhostUser { .. } => Err(ResourceError::VhostUser { id: config.drive_id.clone() }),
+        DriveBackend::File {
+            path,
+            read_only,
+            engine,
+        } => Ok(match engine {
+            IoEngine::Sync => Box::new(FileBackend::open(path, read_only).map_err(failed)?),
+            IoEngine::Async => Box::new(UringBackend::open(path, read_only).map_err(failed)?),
+        }),
+        DriveBackend::VhostUser { .. } => Err(ResourceError::VhostUser {
+            id: config.drive_id.clone(),
+        }),
     }
 }
 
 fn open_tap(config: &NetworkInterface) -> Result<Tap, ResourceError> {
-    Tap::open(&config.host_dev_name).map_err(|source| ResourceError::Tap { id: config.iface_id.clone(), source })
+    Tap::open(&config.host_dev_name).map_err(|source| ResourceError::Tap {
+        id: config.iface_id.clone(),
+        source,
+    })
 }
 
 fn open_file(what: &'static str, field: &'static str, path: &Path) -> Result<File, ResourceError> {
     // Without O_NONBLOCK, opening a named pipe would wait for a writer.
-    let open = File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(path);
-    let failed = |source| ResourceError::Open { what, field, path: path.to_owned(), source };
+    let open = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
+        .open(path);
+    let failed = |source| ResourceError::Open {
+        what,
+        field,
+        path: path.to_owned(),
+        source,
+    };
     let file = open.map_err(failed)?;
     let kind = file.metadata().map_err(failed)?.file_type();
     let kind = match kind {
@@ -278,7 +347,12 @@ fn open_file(what: &'static str, field: &'static str, path: &Path) -> Result<Fil
         kind if kind.is_fifo() => "a named pipe",
         _ => "a device",
     };
-    Err(ResourceError::NotAFile { what, field, path: path.to_owned(), kind })
+    Err(ResourceError::NotAFile {
+        what,
+        field,
+        path: path.to_owned(),
+        kind,
+    })
 }
 
 #[cfg(test)]
@@ -291,18 +365,30 @@ mod tests {
 
     #[test]
     fn a_missing_kernel_is_named_with_its_field() {
-        let config = BootSource { kernel_image_path: "/nowhere/vmlinux".into(), ..Default::default() };
+        let config = BootSource {
+            kernel_image_path: "/nowhere/vmlinux".into(),
+            ..Default::default()
+        };
         let text = message(&Resources::default().set_boot(config).unwrap_err());
-        assert!(text.starts_with("The kernel file cannot be opened: kernel_image_path \"/nowhere/vmlinux\""), "{text}");
+        assert!(
+            text.starts_with("The kernel file cannot be opened: kernel_image_path \"/nowhere/vmlinux\""),
+            "{text}"
+        );
         assert!(text.contains("No such file"), "{text}");
     }
 
     #[test]
     fn a_kernel_must_be_a_file() {
-        let config = BootSource { kernel_image_path: "/dev".into(), ..Default::default() };
+        let config = BootSource {
+            kernel_image_path: "/dev".into(),
+            ..Default::default()
+        };
         let text = message(&Resources::default().set_boot(config).unwrap_err());
         assert!(text.contains("is a directory"), "{text}");
-        let config = BootSource { kernel_image_path: "/dev/null".into(), ..Default::default() };
+        let config = BootSource {
+            kernel_image_path: "/dev/null".into(),
+            ..Default::default()
+        };
         let text = message(&Resources::default().set_boot(config).unwrap_err());
         assert!(text.contains("is a device"), "{text}");
     }

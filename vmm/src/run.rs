@@ -12,7 +12,6 @@ use koya_api::server::BindError;
 use koya_api::{Action, ActionError, ActionHandler, ApiServer, Limits, Outcome};
 
 use crate::cli::Options;
-use crate::console::RawTerminal;
 use crate::ending::{EndLine, Ending};
 use crate::event_loop::{self, Arrivals, EndSubscriber, SignalSubscriber};
 use crate::exit::ExitCode;
@@ -36,8 +35,6 @@ enum RunError {
     Start(#[from] ActionError),
     #[error("cannot take over signals")]
     Signals(#[source] io::Error),
-    #[error("cannot set up the terminal")]
-    Terminal(#[source] io::Error),
     #[error("the event loop failed")]
     EventLoop(#[source] io::Error),
 }
@@ -71,7 +68,7 @@ pub fn run(options: &Options) -> ExitCode {
             match &ending {
                 Ending::Fault(fault) => log::error!("{fault}"),
                 Ending::TripleFault { vcpu } => log::error!("vCPU {vcpu}: the guest triple-faulted"),
-                ending => log::info!("the microVM ended: {ending:?}"),
+                ending => log::debug!("the microVM ended: {ending:?}"),
             }
             code
         }
@@ -91,20 +88,35 @@ pub fn fail(error: &dyn Error, code: ExitCode) -> ExitCode {
 
 fn try_run(options: &Options) -> Result<Ending, RunError> {
     set_up_log(options)?;
-    let config = options.config_file.as_deref().map(VmConfig::from_file).transpose()?;
+    let config = options
+        .config_file
+        .as_deref()
+        .map(VmConfig::from_file)
+        .transpose()?;
     let requests = SignalRequests::install().map_err(RunError::Signals)?;
     let gate = Arc::new(Gate::new(false));
     let end = Arc::new(EndLine::new(gate.clone()).map_err(RunError::EventLoop)?);
     let arrivals = Arrivals::default();
-    let monitor = Shared(Rc::new(RefCell::new(Monitor::new(options, gate, end.clone(), arrivals.clone()))));
+    let monitor = Shared(Rc::new(RefCell::new(Monitor::new(
+        options,
+        gate,
+        end.clone(),
+        arrivals.clone(),
+    ))));
     if let Some(path) = &options.metrics_path {
         let opened = monitor.0.borrow_mut().open_metrics(path);
-        opened.map_err(|source| RunError::Metrics { path: path.clone(), source })?;
+        opened.map_err(|source| RunError::Metrics {
+            path: path.clone(),
+            source,
+        })?;
     }
     // Bound before the guest starts, so that a socket that cannot be had does not cost a running guest.
     let server = match &options.api_socket {
         Some(path) => {
-            let limits = Limits { payload: options.max_payload, ..Limits::default() };
+            let limits = Limits {
+                payload: options.max_payload,
+                ..Limits::default()
+            };
             Some(ApiServer::bind(path, limits, monitor.clone())?)
         }
         None => None,
@@ -112,14 +124,18 @@ fn try_run(options: &Options) -> Result<Ending, RunError> {
     if let Some(config) = config {
         monitor.0.borrow_mut().run_config(config)?;
     }
-    let terminal = RawTerminal::enter().map_err(RunError::Terminal)?;
     arrivals.borrow_mut().push(Box::new(EndSubscriber(end.clone())));
-    arrivals.borrow_mut().push(Box::new(SignalSubscriber { requests, end: end.clone() }));
+    arrivals.borrow_mut().push(Box::new(SignalSubscriber {
+        requests,
+        end: end.clone(),
+    }));
     if let Some(server) = server {
         arrivals.borrow_mut().push(Box::new(server));
     }
+    // The process ends with the VM still in place: whoever waits for it is told before the kernel takes it down.
+    std::mem::forget(monitor.clone());
     let ending = event_loop::run(&arrivals, &end).map_err(RunError::EventLoop);
-    drop(terminal);
+    monitor.0.borrow_mut().release_terminal();
     if let Err(error) = monitor.0.borrow_mut().flush_metrics() {
         log::warn!("cannot write the metrics: {error}");
     }
@@ -136,6 +152,8 @@ fn set_up_log(options: &Options) -> Result<(), RunError> {
         show_level: Some(log.show_level),
         show_origin: Some(log.show_origin),
     })?;
-    log::info!("Running Koya v{}", env!("CARGO_PKG_VERSION"));
+    if log.path.is_some() {
+        log::info!("Running Koya v{}", env!("CARGO_PKG_VERSION"));
+    }
     Ok(())
 }

@@ -46,7 +46,9 @@ impl SignalRequests {
             }
             match libc::signalfd(-1, &raw const set, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC) {
                 -1 => Err(io::Error::last_os_error()),
-                fd => Ok(Self { fd: OwnedFd::from_raw_fd(fd) }),
+                fd => Ok(Self {
+                    fd: OwnedFd::from_raw_fd(fd),
+                }),
             }
         }
     }
@@ -87,7 +89,10 @@ fn request_set() -> libc::sigset_t {
 extern "C" fn on_crash(signal: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
     console::restore();
     let text = b"koya-vmm: ended by a fatal signal\n";
-    let code = CRASHES.iter().find(|(crash, _)| *crash == signal).map_or(ExitCode::GenericError, |(_, code)| *code);
+    let code = CRASHES
+        .iter()
+        .find(|(crash, _)| *crash == signal)
+        .map_or(ExitCode::GenericError, |(_, code)| *code);
     // SAFETY: both calls are async-signal-safe, and the buffer is valid for its length.
     unsafe {
         libc::write(libc::STDERR_FILENO, text.as_ptr().cast(), text.len());

@@ -4,7 +4,10 @@ use std::fmt::{self, Display, Formatter};
 
 /// Reads one of the system's clocks; zero if the host lacks it.
 fn read(clock: libc::clockid_t) -> libc::timespec {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     // SAFETY: `time` is writable and of the type that the call fills in.
     unsafe { libc::clock_gettime(clock, &raw mut time) };
     time
@@ -13,7 +16,9 @@ fn read(clock: libc::clockid_t) -> libc::timespec {
 fn microseconds(time: libc::timespec) -> u64 {
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     let nanoseconds = u64::try_from(time.tv_nsec).unwrap_or(0);
-    seconds.saturating_mul(1_000_000).saturating_add(nanoseconds / 1000)
+    seconds
+        .saturating_mul(1_000_000)
+        .saturating_add(nanoseconds / 1000)
 }
 
 /// Microseconds of the monotonic clock.
@@ -45,7 +50,10 @@ impl LocalTime {
         let mut date: libc::tm = unsafe { std::mem::zeroed() };
         // SAFETY: both point to valid values of their types for the duration of the call.
         unsafe { libc::localtime_r(&raw const time.tv_sec, &raw mut date) };
-        Self { date, nanoseconds: time.tv_nsec }
+        Self {
+            date,
+            nanoseconds: time.tv_nsec,
+        }
     }
 }
 

@@ -11,10 +11,12 @@ pub enum IdError {
     Empty,
     /// It has a character outside the allowed ones.
     #[error(
-        "API Resource IDs can only contain alphanumeric characters and {allowed}. {id:?} has {character:?} at \
-         position {position}."
+        "{kind} can only contain alphanumeric characters and {allowed}. {id:?} has {character:?} at position \
+         {position}."
     )]
     Character {
+        /// Identifiers of what.
+        kind: &'static str,
         /// The identifier.
         id: String,
         /// What is allowed beside letters and digits.
@@ -25,8 +27,10 @@ pub enum IdError {
         position: usize,
     },
     /// It is too long.
-    #[error("API Resource IDs have 1 to {MAX_ID_CHARS} characters. {start:?}… has {length}.")]
+    #[error("{kind} have 1 to {MAX_ID_CHARS} characters. {start:?}… has {length}.")]
     Length {
+        /// Identifiers of what.
+        kind: &'static str,
         /// The first characters of the identifier.
         start: String,
         /// Its length in characters.
@@ -39,7 +43,7 @@ pub enum IdError {
 /// # Errors
 /// [`IdError`]
 pub fn check_id(id: &str) -> Result<(), IdError> {
-    check(id, "underscores", |c| c == '_')
+    check(RESOURCE, id, "underscores", |c| c == '_')
 }
 
 /// Checks an identifier in a config file. Firecracker does not check these at all, so files in use have hyphens, dots
@@ -48,7 +52,7 @@ pub fn check_id(id: &str) -> Result<(), IdError> {
 /// # Errors
 /// [`IdError`]
 pub fn check_file_id(id: &str) -> Result<(), IdError> {
-    check(id, "underscores, hyphens, dots and colons", |c| {
+    check(RESOURCE, id, "underscores, hyphens, dots and colons", |c| {
         matches!(c, '_' | '-' | '.' | ':')
     })
 }
@@ -58,16 +62,20 @@ pub fn check_file_id(id: &str) -> Result<(), IdError> {
 /// # Errors
 /// [`IdError`]
 pub fn check_instance_id(id: &str) -> Result<(), IdError> {
-    check(id, "hyphens", |c| c == '-')
+    check("Instance IDs", id, "hyphens", |c| c == '-')
 }
 
-fn check(id: &str, allowed: &'static str, also: fn(char) -> bool) -> Result<(), IdError> {
+/// Clients match the text that begins with this.
+const RESOURCE: &str = "API Resource IDs";
+
+fn check(kind: &'static str, id: &str, allowed: &'static str, also: fn(char) -> bool) -> Result<(), IdError> {
     if id.is_empty() {
         return Err(IdError::Empty);
     }
     let length = id.chars().count();
     if length > MAX_ID_CHARS {
         return Err(IdError::Length {
+            kind,
             start: id.chars().take(16).collect(),
             length,
         });
@@ -78,6 +86,7 @@ fn check(id: &str, allowed: &'static str, also: fn(char) -> bool) -> Result<(), 
         .find(|&(_, c)| !c.is_alphanumeric() && !also(c))
     {
         Some((position, character)) => Err(IdError::Character {
+            kind,
             id: id.into(),
             allowed,
             character,
@@ -114,6 +123,10 @@ mod tests {
             "{text}"
         );
         assert!(check_file_id("a/b").is_err());
-        assert!(check_instance_id("under_score").is_err());
+        let text = check_instance_id("under_score").unwrap_err().to_string();
+        assert!(
+            text.starts_with("Instance IDs can only contain alphanumeric characters and hyphens."),
+            "{text}"
+        );
     }
 }

@@ -1,8 +1,8 @@
 //! The machine: vCPUs and memory.
 
-use std::fmt::{self, Formatter};
+use serde::{Deserialize, Deserializer, Serialize};
 
-use serde::{Deserialize, Deserializer, Serialize, de};
+use super::number::{Number, narrow};
 
 /// The most vCPUs a microVM can have.
 pub const MAX_VCPUS: u8 = 32;
@@ -163,12 +163,6 @@ impl MachineConfig {
     }
 }
 
-/// An unsigned number up to `max`; `what` is said when it is something else.
-struct Number {
-    max: u64,
-    what: &'static str,
-}
-
 const VCPU_COUNT: Number = Number {
     max: u8::MAX as u64,
     what: "a number of vCPUs, 1 to 32",
@@ -178,50 +172,23 @@ const MEM_SIZE_MIB: Number = Number {
     what: "a memory size in MiB, a whole number from 1",
 };
 
-impl de::Visitor<'_> for Number {
-    type Value = u64;
-
-    fn expecting(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.write_str(self.what)
-    }
-
-    fn visit_u64<E: de::Error>(self, value: u64) -> Result<u64, E> {
-        if value > self.max {
-            Err(E::invalid_value(de::Unexpected::Unsigned(value), &self))
-        } else {
-            Ok(value)
-        }
-    }
-
-    fn visit_i64<E: de::Error>(self, value: i64) -> Result<u64, E> {
-        match u64::try_from(value) {
-            Ok(value) => self.visit_u64(value),
-            Err(_) => Err(E::invalid_value(de::Unexpected::Signed(value), &self)),
-        }
-    }
+fn vcpu_count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u8, D::Error> {
+    narrow(VCPU_COUNT.read(deserializer)?, &VCPU_COUNT)
 }
 
-fn vcpu_count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u8, D::Error> {
-    let count = deserializer.deserialize_u64(VCPU_COUNT)?;
-    u8::try_from(count).map_err(|_| de::Error::invalid_value(de::Unexpected::Unsigned(count), &VCPU_COUNT))
+fn optional_vcpu_count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u8>, D::Error> {
+    VCPU_COUNT
+        .read_optional(deserializer)?
+        .map(|count| narrow(count, &VCPU_COUNT))
+        .transpose()
 }
 
 fn mem_size_mib<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
-    deserializer.deserialize_u64(MEM_SIZE_MIB)
-}
-
-/// Wrappers, because only a type can be read through an `Option`.
-#[derive(Deserialize)]
-struct Vcpus(#[serde(deserialize_with = "vcpu_count")] u8);
-#[derive(Deserialize)]
-struct Mib(#[serde(deserialize_with = "mem_size_mib")] u64);
-
-fn optional_vcpu_count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u8>, D::Error> {
-    Ok(Option::<Vcpus>::deserialize(deserializer)?.map(|Vcpus(count)| count))
+    MEM_SIZE_MIB.read(deserializer)
 }
 
 fn optional_mem_size_mib<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
-    Ok(Option::<Mib>::deserialize(deserializer)?.map(|Mib(mib)| mib))
+    MEM_SIZE_MIB.read_optional(deserializer)
 }
 
 #[cfg(test)]

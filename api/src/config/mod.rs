@@ -14,6 +14,7 @@ mod machine;
 mod metrics;
 mod network;
 mod not_yet;
+mod number;
 mod path;
 mod rate_limiter;
 mod serial;

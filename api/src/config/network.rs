@@ -1,7 +1,8 @@
 //! Network interfaces.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
+use super::number::{Number, narrow};
 use super::{IdError, MacAddress, RateLimiter};
 
 /// The smallest MTU a network can have (RFC 791), in bytes.
@@ -20,6 +21,7 @@ pub struct NetworkInterface {
     /// The guest's address; without it, the guest's driver makes one up.
     pub guest_mac: Option<MacAddress>,
     /// The largest packet, in bytes from 68, that the guest is told to send; without it, the guest decides.
+    #[serde(default, deserialize_with = "optional_mtu")]
     pub mtu: Option<u16>,
     /// How fast the guest may receive.
     pub rx_rate_limiter: Option<RateLimiter>,
@@ -87,6 +89,17 @@ pub enum NetworkConfigError {
         /// The MTU.
         mtu: u16,
     },
+}
+
+const MTU: Number = Number {
+    max: u16::MAX as u64,
+    what: "an MTU in bytes, 68 to 65535",
+};
+
+fn optional_mtu<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u16>, D::Error> {
+    MTU.read_optional(deserializer)?
+        .map(|mtu| narrow(mtu, &MTU))
+        .transpose()
 }
 
 impl NetworkInterface {

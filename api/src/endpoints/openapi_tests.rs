@@ -6,6 +6,7 @@ use std::fmt;
 use serde::de::{self, DeserializeOwned, Deserializer, Visitor};
 use serde::forward_to_deserialize_any;
 use serde_json::{Map, Value, json};
+use yaml_rust2::{Yaml, YamlLoader};
 
 use super::{OPERATIONS, actions, parse};
 use crate::action::VmStateChange;
@@ -14,7 +15,24 @@ use crate::error::Fault;
 use crate::instance::{FIRECRACKER_API_VERSION, InstanceInfo, VersionInfo};
 
 fn document() -> Value {
-    serde_saphyr::from_str(include_str!("../../openapi.yaml")).unwrap()
+    let documents = YamlLoader::load_from_str(include_str!("../../openapi.yaml")).unwrap();
+    assert_eq!(documents.len(), 1);
+    value(&documents[0])
+}
+
+/// The JSON that a YAML node means.
+fn value(yaml: &Yaml) -> Value {
+    match yaml {
+        Yaml::String(text) => json!(text),
+        Yaml::Integer(number) => json!(number),
+        Yaml::Boolean(truth) => json!(truth),
+        Yaml::Array(items) => items.iter().map(value).collect(),
+        Yaml::Hash(map) => map
+            .iter()
+            .map(|(key, inner)| (key.as_str().unwrap().to_owned(), value(inner)))
+            .collect(),
+        other => panic!("not in this document: {other:?}"),
+    }
 }
 
 /// Learns a type's fields from what its derived code asks for.

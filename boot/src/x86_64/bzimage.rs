@@ -28,7 +28,10 @@ const VERSION_MIN: u16 = 0x020c;
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum BzImageError {
     /// Too old.
-    #[error("a kernel with boot protocol {major}.{minor:02}; 2.12 or later is needed (Linux 3.8)", major = .0 >> 8, minor = .0 & 0xff)]
+    #[error(
+        "a kernel with boot protocol {major}.{minor:02}; 2.12 or later is needed (Linux 3.8)",
+        major = .0 >> 8, minor = .0 & 0xff
+    )]
     Version(u16),
     /// A zImage.
     #[error("a zImage, made to be loaded below 1 MiB; a bzImage is needed")]
@@ -48,7 +51,10 @@ pub enum BzImageError {
     #[error("a bzImage whose header asks for an alignment of {0:#x}, which is not a power of two")]
     Alignment(u32),
     /// Too little memory to unpack it.
-    #[error("the kernel unpacks itself up to {needed:#x} ({mib} MiB), and guest memory below 3 GiB ends at {memory_end:#x}", mib = needed.div_ceil(1 << 20))]
+    #[error(
+        "the kernel unpacks itself up to {needed:#x} ({mib} MiB), and guest memory below 3 GiB ends at {memory_end:#x}",
+        mib = needed.div_ceil(1 << 20)
+    )]
     Memory {
         /// End of the memory that the kernel needs.
         needed: u64,

@@ -141,7 +141,7 @@ pub(super) fn plan(image: &Image<'_>, map: &MemoryMap, head: &[u8], size: u64) -
     for (index, header) in headers.iter().enumerate() {
         match header.p_type {
             PT_INTERP => return Err(ElfError::UserProgram.into()),
-            PT_LOAD if header.p_memsz != 0 => {
+            PT_LOAD if (header.p_filesz, header.p_memsz) != (0, 0) => {
                 check_file_range(header.p_offset, header.p_filesz, size)?;
                 extents.push(extent(index, header, map)?);
                 if header.p_filesz != 0 {
@@ -279,7 +279,7 @@ fn extent(index: usize, header: &Elf64_Phdr, map: &MemoryMap) -> Result<Extent, 
         });
     }
     let low = start >= layout::START_TABLES_END && end <= layout::LOW_RAM_END;
-    if start < layout::HIMEM_START && !low {
+    if start < 1 && !low {
         return Err(ElfError::OverTables { index, start, end });
     }
     Ok(Extent { start, end })

@@ -63,7 +63,10 @@ pub enum MachineError {
     #[error("{0} virtio-mmio devices: there are interrupts for {max}", max = layout::VIRTIO_MMIO_SLOTS)]
     TooManyDevices(usize),
     /// A device outside the MMIO gap.
-    #[error("virtio-mmio device {index} at {address:#x} is not inside the MMIO gap, {gap:#x} to 4 GiB", gap = layout::MMIO_GAP_START)]
+    #[error(
+        "virtio-mmio device {index} at {address:#x} is not inside the MMIO gap, {gap:#x} to 4 GiB",
+        gap = layout::MMIO_GAP_START
+    )]
     DeviceAddress {
         /// Position in the list, from 0.
         index: usize,

@@ -315,6 +315,7 @@ fn segments_must_fit_memory_and_each_other() {
         memory,
         ..ElfSegment::load(2 * MIB, b"data")
     };
+    refused(&with(bss(0)), &["segment 1", "4 bytes in the file", "only 0"]);
     refused(&with(bss(3)), &["segment 1", "4 bytes in the file", "only 3"]);
     refused(&with(bss(u64::MAX)), &["MMIO gap"]);
     assert!(

@@ -203,14 +203,7 @@ impl Process {
                 .map_err(BenchError::host("wait for a process"))?
             {
                 Some(Event::Output) => when = self.read(),
-                Some(Event::Exit) => {
-                    let (code, last_words) = (self.reap(), self.last_words());
-                    return Err(BenchError::EarlyExit {
-                        awaited: awaited.into(),
-                        code,
-                        last_words,
-                    });
-                }
+                Some(Event::Exit) => return Err(self.early_exit(awaited)),
                 None => {
                     return Err(BenchError::Timeout {
                         awaited: awaited.into(),
@@ -290,9 +283,18 @@ impl Process {
         *self.code.insert(code)
     }
 
+    /// The error for a process that ended, or is about to, instead of what was awaited.
+    pub fn early_exit(&mut self, awaited: &str) -> BenchError {
+        let code = self.reap();
+        BenchError::EarlyExit {
+            awaited: awaited.into(),
+            code,
+            last_words: self.last_words(),
+        }
+    }
+
     /// The last line of the error output, or of the output when there is none.
-    #[must_use]
-    pub fn last_words(&self) -> String {
+    fn last_words(&self) -> String {
         let errors = fs::read(&self.errors).unwrap_or_default();
         let text =
             String::from_utf8_lossy(if errors.is_empty() { &self.output } else { &errors }).into_owned();

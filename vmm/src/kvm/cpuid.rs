@@ -39,7 +39,10 @@ pub struct Topology {
 impl Topology {
     /// The topology of a machine with `vcpus` vCPUs, with or without SMT.
     pub fn new(vcpus: u8, smt: bool) -> Self {
-        Self { vcpus, threads_per_core: if smt && vcpus > 1 { 2 } else { 1 } }
+        Self {
+            vcpus,
+            threads_per_core: if smt && vcpus > 1 { 2 } else { 1 },
+        }
     }
 
     fn thread_shift(self) -> u32 {
@@ -59,7 +62,10 @@ impl GuestCpuid {
         let supported = kvm
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(KvmError::ioctl("list the processor features it supports"))?;
-        let mut cpuid = Self { entries: supported.as_slice().to_vec(), topology };
+        let mut cpuid = Self {
+            entries: supported.as_slice().to_vec(),
+            topology,
+        };
         cpuid.normalise(&vendor(&__cpuid(0)));
         Ok(cpuid)
     }
@@ -73,11 +79,30 @@ impl GuestCpuid {
             set_field(&mut leaf.edx, HTT..=HTT, u32::from(vcpus > 1));
         }
         // Only 0xB describes the topology; with 0x1f gone nobody prefers it.
-        self.entries.retain(|entry| entry.function != 0xb && entry.function != 0x1f);
+        self.entries
+            .retain(|entry| entry.function != 0xb && entry.function != 0x1f);
         let threads = u32::from(self.topology.threads_per_core);
         let shift = self.topology.thread_shift();
-        self.insert(0xb, 0, CpuidResult { eax: shift, ebx: threads, ecx: 1 << 8, edx: 0 });
-        self.insert(0xb, 1, CpuidResult { eax: PACKAGE_SHIFT, ebx: vcpus, ecx: 1 | 2 << 8, edx: 0 });
+        self.insert(
+            0xb,
+            0,
+            CpuidResult {
+                eax: shift,
+                ebx: threads,
+                ecx: 1 << 8,
+                edx: 0,
+            },
+        );
+        self.insert(
+            0xb,
+            1,
+            CpuidResult {
+                eax: PACKAGE_SHIFT,
+                ebx: vcpus,
+                ecx: 1 | 2 << 8,
+                edx: 0,
+            },
+        );
         match vendor {
             b"GenuineIntel" => intel::normalise(self),
             b"AuthenticAMD" | b"HygonGenuine" => amd::normalise(self),
@@ -113,17 +138,22 @@ impl GuestCpuid {
     }
 
     fn leaf(&mut self, function: u32, index: u32) -> Option<&mut kvm_cpuid_entry2> {
-        self.entries.iter_mut().find(|entry| entry.function == function && entry.index == index)
+        self.entries
+            .iter_mut()
+            .find(|entry| entry.function == function && entry.index == index)
     }
 
     /// All subleaves of `function`.
     fn leaves(&mut self, function: u32) -> impl Iterator<Item = &mut kvm_cpuid_entry2> {
-        self.entries.iter_mut().filter(move |entry| entry.function == function)
+        self.entries
+            .iter_mut()
+            .filter(move |entry| entry.function == function)
     }
 
     /// Sets a subleaf, which must be one whose index counts.
     fn insert(&mut self, function: u32, index: u32, value: CpuidResult) {
-        self.entries.retain(|entry| entry.function != function || entry.index != index);
+        self.entries
+            .retain(|entry| entry.function != function || entry.index != index);
         self.entries.push(kvm_cpuid_entry2 {
             function,
             index,
@@ -145,8 +175,9 @@ impl GuestCpuid {
         for (function, part) in (0x8000_0002..).zip(bytes.as_chunks::<16>().0) {
             if let Some(leaf) = self.leaf(function, 0) {
                 let (words, _) = part.as_chunks::<4>();
-                for (register, word) in
-                    [&mut leaf.eax, &mut leaf.ebx, &mut leaf.ecx, &mut leaf.edx].into_iter().zip(words)
+                for (register, word) in [&mut leaf.eax, &mut leaf.ebx, &mut leaf.ecx, &mut leaf.edx]
+                    .into_iter()
+                    .zip(words)
                 {
                     *register = u32::from_le_bytes(*word);
                 }
@@ -158,7 +189,9 @@ impl GuestCpuid {
 /// The vendor string of leaf 0.
 fn vendor(leaf: &CpuidResult) -> [u8; 12] {
     let mut vendor = [0; 12];
-    let bytes = [leaf.ebx, leaf.edx, leaf.ecx].into_iter().flat_map(u32::to_le_bytes);
+    let bytes = [leaf.ebx, leaf.edx, leaf.ecx]
+        .into_iter()
+        .flat_map(u32::to_le_bytes);
     for (to, from) in vendor.iter_mut().zip(bytes) {
         *to = from;
     }
@@ -172,9 +205,16 @@ mod tests {
     fn guest(vcpus: u8, smt: bool, functions: &[(u32, u32)], vendor: &[u8; 12]) -> GuestCpuid {
         let entries = functions
             .iter()
-            .map(|&(function, index)| kvm_cpuid_entry2 { function, index, ..Default::default() })
+            .map(|&(function, index)| kvm_cpuid_entry2 {
+                function,
+                index,
+                ..Default::default()
+            })
             .collect();
-        let mut cpuid = GuestCpuid { entries, topology: Topology::new(vcpus, smt) };
+        let mut cpuid = GuestCpuid {
+            entries,
+            topology: Topology::new(vcpus, smt),
+        };
         cpuid.normalise(vendor);
         cpuid
     }
@@ -204,21 +244,39 @@ mod tests {
     fn the_guest_knows_that_it_is_one_and_has_a_deadline_timer() {
         let mut cpuid = guest(1, true, &[(1, 0)], b"GenuineIntel");
         let leaf = cpuid.leaf(1, 0).unwrap();
-        assert_eq!(leaf.ecx & (1 << 31 | 1 << 24 | 1 << 21), 1 << 31 | 1 << 24 | 1 << 21);
-        assert_eq!(leaf.edx & 1 << 28, 0, "one vCPU, even with smt, is one logical processor");
+        assert_eq!(
+            leaf.ecx & (1 << 31 | 1 << 24 | 1 << 21),
+            1 << 31 | 1 << 24 | 1 << 21
+        );
+        assert_eq!(
+            leaf.edx & 1 << 28,
+            0,
+            "one vCPU, even with smt, is one logical processor"
+        );
     }
 
     #[test]
     fn the_brand_string_names_no_model_of_the_host() {
-        let mut cpuid =
-            guest(1, false, &[(0x8000_0002, 0), (0x8000_0003, 0), (0x8000_0004, 0)], b"AuthenticAMD");
+        let mut cpuid = guest(
+            1,
+            false,
+            &[(0x8000_0002, 0), (0x8000_0003, 0), (0x8000_0004, 0)],
+            b"AuthenticAMD",
+        );
         let mut text = Vec::new();
         for function in 0x8000_0002..=0x8000_0004 {
             let leaf = *cpuid.leaf(function, 0).unwrap();
-            text.extend([leaf.eax, leaf.ebx, leaf.ecx, leaf.edx].into_iter().flat_map(u32::to_le_bytes));
+            text.extend(
+                [leaf.eax, leaf.ebx, leaf.ecx, leaf.edx]
+                    .into_iter()
+                    .flat_map(u32::to_le_bytes),
+            );
         }
         assert_eq!(text.len(), 48);
-        assert_eq!(std::str::from_utf8(&text).unwrap().trim_end_matches('\0'), "AMD EPYC");
+        assert_eq!(
+            std::str::from_utf8(&text).unwrap().trim_end_matches('\0'),
+            "AMD EPYC"
+        );
     }
 
     #[test]

@@ -30,6 +30,9 @@ impl Doorbells for IoeventfdDoorbells {
 
     fn detach(&self, queue: u16, event: &EventFd) -> io::Result<()> {
         let address = IoEventAddress::Mmio(self.address);
-        Ok(self.vm.fd().unregister_ioevent(event, &address, u32::from(queue))?)
+        Ok(self
+            .vm
+            .fd()
+            .unregister_ioevent(event, &address, u32::from(queue))?)
     }
 }

@@ -20,7 +20,9 @@ impl IrqfdLine {
             act: "create an event descriptor for an interrupt",
             source: kvm_ioctls::Error::new(error.raw_os_error().unwrap_or(libc::EIO)),
         })?;
-        vm.fd().register_irqfd(&event, gsi).map_err(KvmError::ioctl("connect an interrupt line"))?;
+        vm.fd()
+            .register_irqfd(&event, gsi)
+            .map_err(KvmError::ioctl("connect an interrupt line"))?;
         Ok(Self { event })
     }
 }

@@ -28,7 +28,11 @@ pub fn set_boot_msrs(vcpu: &VcpuFd) -> Result<(), KvmError> {
         .into_iter()
         .map(|index| (index, 0))
         .chain([MISC_ENABLE, MTRR_DEFAULT_TYPE])
-        .map(|(index, data)| kvm_msr_entry { index, data, ..Default::default() })
+        .map(|(index, data)| kvm_msr_entry {
+            index,
+            data,
+            ..Default::default()
+        })
         .collect();
     let fail = KvmError::ioctl("set the model-specific registers of a vCPU");
     let msrs = match Msrs::from_entries(&entries) {

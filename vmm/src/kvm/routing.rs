@@ -14,13 +14,16 @@ use super::vm::Vm;
 /// the effective message of a pin changes.
 pub struct RoutingTable {
     vm: Arc<Vm>,
-    routes: Mutex<[Option<MsiMessage>; PINS as usize]>,
+    routes: Mutex<[Option<MsiMessage>; PINS]>,
 }
 
 impl RoutingTable {
     /// An empty table: no interrupt reaches the guest.
     pub fn new(vm: Arc<Vm>) -> Self {
-        Self { vm, routes: Mutex::new([None; PINS as usize]) }
+        Self {
+            vm,
+            routes: Mutex::new([None; PINS]),
+        }
     }
 }
 
@@ -35,14 +38,19 @@ impl MsiRouter for RoutingTable {
             .zip(routes.iter())
             .filter_map(|(gsi, message)| message.map(|message| routing_entry(gsi, message)))
             .collect();
-        let table = KvmIrqRouting::from_entries(&entries).map_err(|_| io::Error::from_raw_os_error(libc::E2BIG))?;
+        let table =
+            KvmIrqRouting::from_entries(&entries).map_err(|_| io::Error::from_raw_os_error(libc::E2BIG))?;
         Ok(self.vm.fd().set_gsi_routing(&table)?)
     }
 }
 
 fn routing_entry(gsi: u32, message: MsiMessage) -> kvm_irq_routing_entry {
     let [low, high] = [message.address & u64::from(u32::MAX), message.address >> 32];
-    let mut entry = kvm_irq_routing_entry { gsi, type_: KVM_IRQ_ROUTING_MSI, ..Default::default() };
+    let mut entry = kvm_irq_routing_entry {
+        gsi,
+        type_: KVM_IRQ_ROUTING_MSI,
+        ..Default::default()
+    };
     entry.u.msi = kvm_irq_routing_msi {
         address_lo: u32::try_from(low).unwrap_or(0),
         address_hi: u32::try_from(high).unwrap_or(0),

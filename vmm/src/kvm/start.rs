@@ -19,8 +19,13 @@ const DELIVER_NMI: [i8; 4] = [0, 4, 0, 0];
 /// What every vCPU gets, whether it boots the kernel or waits for the one that does.
 pub fn prepare(vcpu: &VcpuFd) -> Result<(), KvmError> {
     msr::set_boot_msrs(vcpu)?;
-    let fpu = kvm_fpu { fcw: FPU_CONTROL, mxcsr: MXCSR, ..Default::default() };
-    vcpu.set_fpu(&fpu).map_err(KvmError::ioctl("set the floating-point state of a vCPU"))?;
+    let fpu = kvm_fpu {
+        fcw: FPU_CONTROL,
+        mxcsr: MXCSR,
+        ..Default::default()
+    };
+    vcpu.set_fpu(&fpu)
+        .map_err(KvmError::ioctl("set the floating-point state of a vCPU"))?;
     let act = "set the local APIC of a vCPU";
     let mut lapic = vcpu.get_lapic().map_err(KvmError::ioctl(act))?;
     // The NMI pin, as the MP table and the MADT describe it.
@@ -78,5 +83,9 @@ fn segment(segment: Segment) -> kvm_segment {
 }
 
 fn table(table: DescriptorTable) -> kvm_dtable {
-    kvm_dtable { base: table.base, limit: table.limit, ..Default::default() }
+    kvm_dtable {
+        base: table.base,
+        limit: table.limit,
+        ..Default::default()
+    }
 }

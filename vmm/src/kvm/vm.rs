@@ -24,7 +24,9 @@ pub enum KvmError {
     )]
     Missing,
     /// The device may not be opened.
-    #[error("no permission to open {KVM_DEVICE}: run as root or as a member of the group that owns it (usually kvm)")]
+    #[error(
+        "no permission to open {KVM_DEVICE}: run as root or as a member of the group that owns it (usually kvm)"
+    )]
     Permission,
     /// Opening failed otherwise.
     #[error("cannot open {KVM_DEVICE}")]
@@ -118,9 +120,12 @@ impl Vm {
     /// costs a grace period of 7 ms instead of 0.05 ms.
     fn map_memory(&self, memory: &GuestRam) -> Result<(), KvmError> {
         for (slot, region) in (0_u32..).zip(memory.iter()) {
-            let host = region.get_host_address(vm_memory::MemoryRegionAddress(0)).map_err(|_| {
-                KvmError::Ioctl { act: "find the host address of guest memory", source: kvm_ioctls::Error::new(libc::EFAULT) }
-            })?;
+            let host = region
+                .get_host_address(vm_memory::MemoryRegionAddress(0))
+                .map_err(|_| KvmError::Ioctl {
+                    act: "find the host address of guest memory",
+                    source: kvm_ioctls::Error::new(libc::EFAULT),
+                })?;
             let tracked = region.bitmap().is_some();
             let region = kvm_userspace_memory_region {
                 slot,
@@ -140,9 +145,15 @@ impl Vm {
     /// Local APICs in the kernel, IOAPIC in user space, no PIC and no PIT.
     fn split_irqchip(&self) -> Result<(), KvmError> {
         for (cap, name) in [
-            (KVM_CAP_SPLIT_IRQCHIP, "a split interrupt controller (KVM_CAP_SPLIT_IRQCHIP)"),
+            (
+                KVM_CAP_SPLIT_IRQCHIP,
+                "a split interrupt controller (KVM_CAP_SPLIT_IRQCHIP)",
+            ),
             (KVM_CAP_IRQFD, "interrupts by event descriptor (KVM_CAP_IRQFD)"),
-            (KVM_CAP_IOEVENTFD, "doorbells by event descriptor (KVM_CAP_IOEVENTFD)"),
+            (
+                KVM_CAP_IOEVENTFD,
+                "doorbells by event descriptor (KVM_CAP_IOEVENTFD)",
+            ),
             (KVM_CAP_IMMEDIATE_EXIT, "immediate exit (KVM_CAP_IMMEDIATE_EXIT)"),
         ] {
             if self.fd.check_extension_raw(u64::from(cap)) <= 0 {
@@ -153,14 +164,21 @@ impl Vm {
         self.fd
             .set_tss_address(usize::try_from(layout::KVM_TSS).unwrap_or(usize::MAX))
             .map_err(KvmError::ioctl("set the address of the task segment"))?;
-        let mut cap = kvm_enable_cap { cap: KVM_CAP_SPLIT_IRQCHIP, ..Default::default() };
+        let mut cap = kvm_enable_cap {
+            cap: KVM_CAP_SPLIT_IRQCHIP,
+            ..Default::default()
+        };
         let [pins, ..] = &mut cap.args;
-        *pins = u64::from(koya_devices::legacy::ioapic::PINS);
-        self.fd.enable_cap(&cap).map_err(KvmError::ioctl("split the interrupt controller"))
+        *pins = koya_devices::legacy::ioapic::PINS as u64;
+        self.fd
+            .enable_cap(&cap)
+            .map_err(KvmError::ioctl("split the interrupt controller"))
     }
 
     /// Creates vCPU `index`, whose APIC id is the same number.
     pub fn create_vcpu(&self, index: u8) -> Result<VcpuFd, KvmError> {
-        self.fd.create_vcpu(u64::from(index)).map_err(KvmError::ioctl("create a vCPU"))
+        self.fd
+            .create_vcpu(u64::from(index))
+            .map_err(KvmError::ioctl("create a vCPU"))
     }
 }

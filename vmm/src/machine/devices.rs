@@ -1,12 +1,10 @@
 //! The devices of a running guest, by the ids under which the API knows them.
 
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use koya_api::config::{DriveUpdate, NetworkInterfaceUpdate};
 use koya_devices::Metered;
-use koya_devices::legacy::i8042::I8042;
-use koya_devices::legacy::serial::Serial;
+use koya_devices::legacy::{I8042, Serial};
 use koya_devices::virtio::block::{Block, BlockBackend};
 use koya_devices::virtio::mmio::MmioTransport;
 use koya_devices::virtio::net::{LimitUpdate, Net, Tap};
@@ -26,9 +24,6 @@ pub(super) struct Devices {
     pub entropy: Option<Shared<Rng>>,
     pub serial: Arc<Mutex<Serial>>,
     pub i8042: Arc<Mutex<I8042>>,
-    /// Kept open for as long as devices write to it.
-    #[expect(dead_code, reason = "closing it is its only use")]
-    pub output: Option<OwnedFd>,
 }
 
 /// The device behind a lock; one that panicked elsewhere is still plain data.
@@ -37,7 +32,10 @@ pub(super) fn lock<T: ?Sized>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T>
 }
 
 fn find<'a, D>(devices: &'a [(String, Shared<D>)], id: &str) -> Option<&'a Shared<D>> {
-    devices.iter().find(|(known, _)| known == id).map(|(_, device)| device)
+    devices
+        .iter()
+        .find(|(known, _)| known == id)
+        .map(|(_, device)| device)
 }
 
 impl Devices {
@@ -51,12 +49,18 @@ impl Devices {
         let drive = find(&self.drives, id).ok_or_else(|| UpdateError::UnknownDrive(id.clone()))?;
         let mut transport = lock(drive);
         if let Some(backend) = backend {
-            transport.device_mut().replace_backend(backend).map_err(UpdateError::Block)?;
+            transport
+                .device_mut()
+                .replace_backend(backend)
+                .map_err(UpdateError::Block)?;
             transport.config_changed();
         }
         if update.rate_limiter.is_some() {
             let (bytes, ops) = limiter_update(update.rate_limiter);
-            transport.device_mut().update_rate_limiter(bytes, ops).map_err(UpdateError::Timer)?;
+            transport
+                .device_mut()
+                .update_rate_limiter(bytes, ops)
+                .map_err(UpdateError::Timer)?;
         }
         transport.watch_changed();
         Ok(())
@@ -72,7 +76,10 @@ impl Devices {
             LimitUpdate { bytes, ops }
         };
         let (rx, tx) = (limits(update.rx_rate_limiter), limits(update.tx_rate_limiter));
-        transport.device_mut().update_limits(rx, tx).map_err(UpdateError::Timer)?;
+        transport
+            .device_mut()
+            .update_limits(rx, tx)
+            .map_err(UpdateError::Timer)?;
         transport.watch_changed();
         transport.device().kick().map_err(UpdateError::Device)
     }

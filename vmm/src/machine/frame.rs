@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use koya_api::config::CpuTemplate;
-use koya_devices::legacy::ioapic::Ioapic;
+use koya_devices::legacy::IoApic;
 use koya_devices::{GuestRam, InterruptLine};
 
 use super::StartError;
@@ -21,7 +21,7 @@ pub struct Frame {
     pub(super) memory: GuestRam,
     pub(super) vm: Arc<Vm>,
     pub(super) cpuid: GuestCpuid,
-    pub(super) ioapic: Arc<Mutex<Ioapic>>,
+    pub(super) ioapic: Arc<Mutex<IoApic>>,
     pub(super) gate: Arc<Gate>,
     pub(super) end: Arc<EndLine>,
 }
@@ -30,8 +30,13 @@ impl Frame {
     /// Maps memory and creates the VM.
     pub fn new(resources: &Resources, gate: Arc<Gate>, end: Arc<EndLine>) -> Result<Self, StartError> {
         let machine = &resources.machine;
-        if machine.cpu_template.is_some_and(|template| template != CpuTemplate::None) {
-            return Err(StartError::Unsupported { field: "machine-config: cpu_template" });
+        if machine
+            .cpu_template
+            .is_some_and(|template| template != CpuTemplate::None)
+        {
+            return Err(StartError::Unsupported {
+                field: "machine-config: cpu_template",
+            });
         }
         let host = KvmHost::open()?;
         let memory = memory::map(MemoryPlan {
@@ -41,8 +46,15 @@ impl Frame {
         })?;
         let vm = Arc::new(host.create_vm(&memory)?);
         let cpuid = GuestCpuid::new(host.kvm(), Topology::new(machine.vcpu_count, machine.smt))?;
-        let ioapic = Arc::new(Mutex::new(Ioapic::new(Box::new(RoutingTable::new(vm.clone())))));
-        Ok(Self { memory, vm, cpuid, ioapic, gate, end })
+        let ioapic = Arc::new(Mutex::new(IoApic::new(Box::new(RoutingTable::new(vm.clone())))));
+        Ok(Self {
+            memory,
+            vm,
+            cpuid,
+            ioapic,
+            gate,
+            end,
+        })
     }
 
     /// A new interrupt line to pin `gsi`.

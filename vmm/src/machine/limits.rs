@@ -38,11 +38,25 @@ mod tests {
 
     #[test]
     fn a_change_keeps_replaces_or_lifts_each_limit() {
-        let limit = TokenBucket { size: 10, one_time_burst: None, refill_time: 100 };
+        let limit = TokenBucket {
+            size: 10,
+            one_time_burst: None,
+            refill_time: 100,
+        };
         let lift = TokenBucket { size: 0, ..limit };
         assert_eq!(limiter_update(None), (BucketUpdate::Keep, BucketUpdate::Keep));
-        let (bytes, ops) = limiter_update(Some(Limits { bandwidth: Some(limit), ops: Some(lift) }));
-        assert!(matches!(bytes, BucketUpdate::Replace(BucketConfig { size: 10, refill_time_ms: 100, .. })));
+        let (bytes, ops) = limiter_update(Some(Limits {
+            bandwidth: Some(limit),
+            ops: Some(lift),
+        }));
+        assert!(matches!(
+            bytes,
+            BucketUpdate::Replace(BucketConfig {
+                size: 10,
+                refill_time_ms: 100,
+                ..
+            })
+        ));
         assert_eq!(ops, BucketUpdate::Disable);
     }
 }

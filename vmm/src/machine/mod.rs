@@ -33,7 +33,9 @@ pub use wired::{Bootable, Wired};
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// Nothing to boot.
-    #[error("Cannot start microvm without kernel configuration: boot-source with a kernel_image_path is missing")]
+    #[error(
+        "Cannot start microvm without kernel configuration: boot-source with a kernel_image_path is missing"
+    )]
     NoKernel,
     /// A field that is not there yet.
     #[error("{field} is not supported yet; leave it out")]
@@ -75,7 +77,10 @@ pub enum StartError {
 impl StartError {
     /// Names the device, for `map_err`.
     fn device<E: Into<Cause>>(device: impl Into<String>) -> impl FnOnce(E) -> Self {
-        move |source| Self::Device { device: device.into(), source: source.into() }
+        move |source| Self::Device {
+            device: device.into(),
+            source: source.into(),
+        }
     }
 }
 

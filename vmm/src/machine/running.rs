@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use koya_api::config::{DriveUpdate, NetworkInterfaceUpdate};
 use koya_devices::GuestRam;
-use koya_devices::legacy::serial::Serial;
+use koya_devices::legacy::Serial;
+use koya_devices::legacy::i8042::I8042Error;
 use koya_devices::virtio::DeviceFault;
 use koya_devices::virtio::block::{BlockBackend, BlockError};
 
@@ -66,7 +67,7 @@ impl Running {
     }
 
     /// Presses Ctrl+Alt+Del on the guest's keyboard.
-    pub fn send_ctrl_alt_del(&self) -> io::Result<()> {
+    pub fn send_ctrl_alt_del(&self) -> Result<(), I8042Error> {
         lock(&self.devices.i8042).trigger_ctrl_alt_del()
     }
 

@@ -4,19 +4,20 @@ use std::sync::{Arc, Mutex};
 
 use koya_api::config::CacheType;
 use koya_boot::{BootSource, Cmdline, CpuStart, Image, Machine, Root, SerialPort, VirtioMmio, layout};
+use koya_devices::virtio::VirtioDevice;
 use koya_devices::virtio::adaptor::Adaptor;
 use koya_devices::virtio::block::{Block, BlockConfig, CacheMode};
 use koya_devices::virtio::mmio::registers::QUEUE_NOTIFY;
 use koya_devices::virtio::mmio::{MmioTransport, MmioWindow};
 use koya_devices::virtio::net::{MacAddress, Net, NetConfig};
 use koya_devices::virtio::rng::Rng;
-use koya_devices::virtio::VirtioDevice;
 use koya_devices::{Bus, BusDevice};
 use kvm_ioctls::VcpuFd;
 
 use super::devices::{Devices, Shared};
+use super::legacy::{self, Legacy};
 use super::limits::limiter;
-use super::{Frame, Running, StartError, legacy};
+use super::{Frame, Running, StartError};
 use crate::boot_timer::BootTimer;
 use crate::event_loop::Subscriber;
 use crate::kvm::doorbell::IoeventfdDoorbells;
@@ -51,21 +52,31 @@ impl Frame {
     pub fn wire(self, resources: Resources, boot_timer: Option<BootTimer>) -> Result<Wired, StartError> {
         let boot = resources.boot.ok_or(StartError::NoKernel)?;
         let cmdline = boot.cmdline.clone();
-        let (serial, i8042, output) = legacy::create(&self, resources.serial_output)?;
+        let Legacy { ports, serial, i8042 } = legacy::create(&self, resources.serial_output)?;
         let mut wired = Wired {
-            ports: legacy::ports(&self.end, &serial, &i8042)?,
+            ports,
             mmio: Bus::default(),
             slots: Vec::new(),
-            devices: Devices { drives: Vec::new(), networks: Vec::new(), entropy: None, serial, i8042, output },
+            devices: Devices {
+                drives: Vec::new(),
+                networks: Vec::new(),
+                entropy: None,
+                serial,
+                i8042,
+            },
             subscribers: Vec::new(),
             vcpus: resources.machine.vcpu_count,
             boot,
             cmdline,
             frame: self,
         };
-        wired.mmio.insert(layout::IOAPIC, layout::IOAPIC_LENGTH, wired.frame.ioapic.clone())?;
+        wired
+            .mmio
+            .insert(layout::IOAPIC, layout::IOAPIC_LENGTH, wired.frame.ioapic.clone())?;
         if let Some(timer) = boot_timer {
-            wired.mmio.insert(layout::BOOT_TIMER, BootTimer::LENGTH, Arc::new(Mutex::new(timer)))?;
+            wired
+                .mmio
+                .insert(layout::BOOT_TIMER, BootTimer::LENGTH, Arc::new(Mutex::new(timer)))?;
         }
         for drive in resources.drives {
             wired.add_drive(drive)?;
@@ -88,7 +99,8 @@ impl Wired {
         let name = format!("drive {id:?}");
         if config.is_root_device {
             let root = config.partuuid.as_deref().map_or(Root::FirstDisk, Root::PartUuid);
-            self.cmdline.add_root(root, config.is_read_only.unwrap_or(false))?;
+            self.cmdline
+                .add_root(root, config.is_read_only.unwrap_or(false))?;
         }
         let block_config = BlockConfig {
             id: id.clone(),
@@ -122,17 +134,23 @@ impl Wired {
     }
 
     /// Gives `device` the next free slot and interrupt.
-    fn add_virtio<D: VirtioDevice + 'static>(&mut self, name: &str, device: D) -> Result<Shared<D>, StartError> {
+    fn add_virtio<D: VirtioDevice + 'static>(
+        &mut self,
+        name: &str,
+        device: D,
+    ) -> Result<Shared<D>, StartError> {
         let Some((address, gsi)) = layout::virtio_mmio_slot(self.slots.len()) else {
             return Err(StartError::device(name)("there is no interrupt left for it"));
         };
         let line = self.frame.line(gsi)?;
         let notify = address.saturating_add(QUEUE_NOTIFY);
         let doorbells = Box::new(IoeventfdDoorbells::new(self.frame.vm.clone(), notify));
-        let mut transport =
-            MmioTransport::new(device, self.frame.memory.clone(), line, doorbells).map_err(StartError::Event)?;
+        let mut transport = MmioTransport::new(device, self.frame.memory.clone(), line, doorbells)
+            .map_err(StartError::Event)?;
         let reported = name.to_owned();
-        transport.on_fault(Box::new(move |fault| log::warn!("{reported}: {}", koya_api::one_line(fault))));
+        transport.on_fault(Box::new(move |fault| {
+            log::warn!("{reported}: {}", koya_api::one_line(fault))
+        }));
         let transport = Arc::new(Mutex::new(transport));
         let length = layout::VIRTIO_MMIO_SLOT_LENGTH;
         let window: Arc<Mutex<dyn BusDevice>> = Arc::new(Mutex::new(MmioWindow::new(transport.clone())));
@@ -162,8 +180,18 @@ impl Wired {
         };
         let start = koya_boot::load(&self.frame.memory, &machine, &source)?;
         let vcpus = self.create_vcpus(&start)?;
-        let buses = Buses { ports: self.ports, mmio: self.mmio, ioapic: self.frame.ioapic.clone() };
-        Ok(Bootable { frame: self.frame, buses, devices: self.devices, subscribers: self.subscribers, vcpus })
+        let buses = Buses {
+            ports: self.ports,
+            mmio: self.mmio,
+            ioapic: self.frame.ioapic.clone(),
+        };
+        Ok(Bootable {
+            frame: self.frame,
+            buses,
+            devices: self.devices,
+            subscribers: self.subscribers,
+            vcpus,
+        })
     }
 
     fn create_vcpus(&mut self, start: &CpuStart) -> Result<Vec<VcpuFd>, StartError> {
@@ -184,9 +212,21 @@ impl Wired {
 impl Bootable {
     /// Lets the guest go. The subscribers are the devices, for the event loop.
     pub fn start(self) -> Result<(Running, Vec<Subscriber>), StartError> {
-        let Frame { memory, vm, gate, end, .. } = self.frame;
+        let Frame {
+            memory,
+            vm,
+            gate,
+            end,
+            ..
+        } = self.frame;
         let vcpus = Vcpus::start(self.vcpus, gate, end, Arc::new(self.buses), &memory)?;
-        let running = Running { vcpus, devices: self.devices, paused: false, _vm: vm, _memory: memory };
+        let running = Running {
+            vcpus,
+            devices: self.devices,
+            paused: false,
+            _vm: vm,
+            _memory: memory,
+        };
         Ok((running, self.subscribers))
     }
 }

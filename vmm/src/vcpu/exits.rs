@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use koya_devices::Bus;
-use koya_devices::legacy::ioapic::Ioapic;
+use koya_devices::legacy::IoApic;
 use kvm_bindings::{KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, kvm_run};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
@@ -16,7 +16,7 @@ pub struct Buses {
     /// Memory-mapped I/O.
     pub mmio: Bus,
     /// Told about ends of interrupts that KVM's local APICs cannot finish alone.
-    pub ioapic: Arc<Mutex<Ioapic>>,
+    pub ioapic: Arc<Mutex<IoApic>>,
 }
 
 /// What follows from an exit.
@@ -64,7 +64,11 @@ pub(super) fn run_once(vcpu: &mut VcpuFd, buses: &Buses) -> Flow {
             Flow::Continue
         }
         VcpuExit::IoapicEoi(vector) => {
-            buses.ioapic.lock().unwrap_or_else(PoisonError::into_inner).eoi(vector);
+            buses
+                .ioapic
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .eoi(vector);
             Flow::Continue
         }
         VcpuExit::Intr | VcpuExit::IrqWindowOpen => Flow::Continue,
@@ -73,7 +77,9 @@ pub(super) fn run_once(vcpu: &mut VcpuFd, buses: &Buses) -> Flow {
         VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_SHUTDOWN, _) => Flow::PowerOff,
         VcpuExit::InternalError => Flow::Fault(internal_error(run)),
         VcpuExit::FailEntry(reason, _) => Flow::Fault(FaultKind::Entry { reason }),
-        other => Flow::Fault(FaultKind::Unexpected { exit: format!("{other:?}") }),
+        other => Flow::Fault(FaultKind::Unexpected {
+            exit: format!("{other:?}"),
+        }),
     }
 }
 
@@ -110,5 +116,8 @@ fn internal_error(run: *const kvm_run) -> FaultKind {
         let bytes = unsafe { failure.__bindgen_anon_1.__bindgen_anon_1 };
         instruction.extend(bytes.insn_bytes.iter().take(usize::from(bytes.insn_size)));
     }
-    FaultKind::Internal { suberror: failure.suberror, instruction }
+    FaultKind::Internal {
+        suberror: failure.suberror,
+        instruction,
+    }
 }

@@ -53,7 +53,9 @@ impl Display for FaultKind {
                 };
                 write!(f, "KVM internal error {suberror} ({meaning})")
             }
-            Self::Entry { reason } => write!(f, "the processor refuses to enter the guest (reason {reason:#x})"),
+            Self::Entry { reason } => {
+                write!(f, "the processor refuses to enter the guest (reason {reason:#x})")
+            }
             Self::Run { errno } => write!(f, "KVM_RUN failed: {}", io::Error::from_raw_os_error(*errno)),
             Self::Unexpected { exit } => write!(f, "unexpected exit {exit}"),
         }
@@ -75,13 +77,22 @@ pub struct VcpuFault {
 impl VcpuFault {
     /// Collects what is known about the fault of `vcpu`.
     pub(super) fn collect(index: u8, kind: FaultKind, vcpu: &VcpuFd, memory: &GuestRam) -> Self {
-        let registers = vcpu.get_regs().and_then(|regs| Ok(Box::new((regs, vcpu.get_sregs()?)))).ok();
+        let registers = vcpu
+            .get_regs()
+            .and_then(|regs| Ok(Box::new((regs, vcpu.get_sregs()?))))
+            .ok();
         let instruction = match (&kind, &registers) {
             (FaultKind::Internal { instruction, .. }, _) if !instruction.is_empty() => instruction.clone(),
             (_, Some(registers)) => fetch(vcpu, memory, registers.0.rip),
             (_, None) => Vec::new(),
         };
-        Self { vcpu: index, kind, registers, instruction, interpreted: KvmHost::interprets_kernel_mode() }
+        Self {
+            vcpu: index,
+            kind,
+            registers,
+            instruction,
+            interpreted: KvmHost::interprets_kernel_mode(),
+        }
     }
 }
 
@@ -92,7 +103,11 @@ fn fetch(vcpu: &VcpuFd, memory: &GuestRam, rip: u64) -> Vec<u8> {
         .translate_gva(rip)
         .ok()
         .filter(|translation| translation.valid != 0)
-        .and_then(|translation| memory.read(&mut bytes, GuestAddress(translation.physical_address)).ok());
+        .and_then(|translation| {
+            memory
+                .read(&mut bytes, GuestAddress(translation.physical_address))
+                .ok()
+        });
     bytes.iter().take(read.unwrap_or(0)).copied().collect()
 }
 
@@ -104,7 +119,16 @@ impl Display for VcpuFault {
             write!(
                 f,
                 "; rip={:#x} rsp={:#x} rflags={:#x} rax={:#x} rbx={:#x} rcx={:#x} rdx={:#x} rsi={:#x} rdi={:#x} rbp={:#x}",
-                regs.rip, regs.rsp, regs.rflags, regs.rax, regs.rbx, regs.rcx, regs.rdx, regs.rsi, regs.rdi, regs.rbp
+                regs.rip,
+                regs.rsp,
+                regs.rflags,
+                regs.rax,
+                regs.rbx,
+                regs.rcx,
+                regs.rdx,
+                regs.rsi,
+                regs.rdi,
+                regs.rbp
             )?;
             write!(
                 f,

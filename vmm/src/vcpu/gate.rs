@@ -54,7 +54,11 @@ impl Gate {
         }
         *waiting = waiting.saturating_sub(1);
         drop(waiting);
-        if self.want.load(Ordering::Relaxed) == STOP { Passage::Stop } else { Passage::Run }
+        if self.want.load(Ordering::Relaxed) == STOP {
+            Passage::Stop
+        } else {
+            Passage::Run
+        }
     }
 
     /// Closes the gate; the vCPUs that are in the guest must be kicked out of it. A stopped gate stays stopped.
@@ -82,7 +86,9 @@ impl Gate {
     fn change(&self, from: u8, to: u8) {
         let _waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         // Only the transition asked for: a pause must not undo a stop.
-        let _ = self.want.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed);
+        let _ = self
+            .want
+            .compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed);
         self.changed.notify_all();
     }
 

@@ -25,7 +25,8 @@ pub(super) fn install_handler() -> io::Result<()> {
     static ONCE: Once = Once::new();
     let mut result = Ok(());
     ONCE.call_once(|| {
-        result = register_signal_handler(signal(), on_kick).map_err(|error| io::Error::from_raw_os_error(error.errno()));
+        result = register_signal_handler(signal(), on_kick)
+            .map_err(|error| io::Error::from_raw_os_error(error.errno()));
     });
     result
 }

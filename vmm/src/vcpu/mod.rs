@@ -15,4 +15,4 @@ mod thread;
 pub use exits::Buses;
 pub use fault::VcpuFault;
 pub use gate::Gate;
-pub use thread::{Vcpus, VcpuThreadError};
+pub use thread::{VcpuThreadError, Vcpus};

@@ -54,10 +54,19 @@ impl Vcpus {
         memory: &GuestRam,
     ) -> Result<Self, VcpuThreadError> {
         kick::install_handler().map_err(VcpuThreadError::Signal)?;
-        let mut this = Self { gate, threads: Vec::with_capacity(vcpus.len()) };
+        let mut this = Self {
+            gate,
+            threads: Vec::with_capacity(vcpus.len()),
+        };
         for (index, fd) in (0_u8..).zip(vcpus) {
             let gate = this.gate.clone();
-            let vcpu = VcpuThread { index, fd, end: end.clone(), buses: buses.clone(), memory: memory.clone() };
+            let vcpu = VcpuThread {
+                index,
+                fd,
+                end: end.clone(),
+                buses: buses.clone(),
+                memory: memory.clone(),
+            };
             let thread = Builder::new()
                 .name(format!("vcpu {index}"))
                 .spawn(move || vcpu.run(&gate))
@@ -119,9 +128,12 @@ impl VcpuThread {
                 Flow::Reset => Ending::Reset,
                 Flow::PowerOff => Ending::PowerOff,
                 Flow::TripleFault => Ending::TripleFault { vcpu: self.index },
-                Flow::Fault(kind) => {
-                    Ending::Fault(Box::new(VcpuFault::collect(self.index, kind, &self.fd, &self.memory)))
-                }
+                Flow::Fault(kind) => Ending::Fault(Box::new(VcpuFault::collect(
+                    self.index,
+                    kind,
+                    &self.fd,
+                    &self.memory,
+                ))),
             };
             self.end.announce(ending);
             return;

@@ -66,7 +66,10 @@ impl GuestBuffers {
                 Some(last) if last.iov_base.wrapping_byte_add(last.iov_len) == base.cast() => {
                     last.iov_len = last.iov_len.saturating_add(slice.len());
                 }
-                _ => self.vectors.push(libc::iovec { iov_base: base.cast(), iov_len: slice.len() }),
+                _ => self.vectors.push(libc::iovec {
+                    iov_base: base.cast(),
+                    iov_len: slice.len(),
+                }),
             }
         }
         Ok(())
@@ -91,12 +94,18 @@ impl GuestBuffers {
     /// Copies `bytes` into the next buffers and uses these up. Fails when they are too small.
     pub fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         self.consume(bytes.len(), |slice| {
-            let (now, later) = bytes.split_at_checked(slice.len()).ok_or(io::ErrorKind::WriteZero)?;
+            let (now, later) = bytes
+                .split_at_checked(slice.len())
+                .ok_or(io::ErrorKind::WriteZero)?;
             slice.copy_from(now);
             bytes = later;
             Ok(())
         })?;
-        if bytes.is_empty() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+        if bytes.is_empty() {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::WriteZero.into())
+        }
     }
 
     /// Fills what is not used up with zeroes, and uses it up.
@@ -185,11 +194,23 @@ mod tests {
     fn memory_that_is_not_there_is_refused() {
         let memory = memory();
         let mut buffers = GuestBuffers::default();
-        assert!(buffers.push(GuestAddress(0), 1, Access::Read).is_err(), "not begun");
+        assert!(
+            buffers.push(GuestAddress(0), 1, Access::Read).is_err(),
+            "not begun"
+        );
         buffers.begin(&memory);
-        for (address, len) in [(0x2000, 1), (0x1fff, 2), (u64::MAX, 2), (u64::MAX, 1), (0x8000, u32::MAX)] {
+        for (address, len) in [
+            (0x2000, 1),
+            (0x1fff, 2),
+            (u64::MAX, 2),
+            (u64::MAX, 1),
+            (0x8000, u32::MAX),
+        ] {
             buffers.begin(&memory);
-            assert!(buffers.push(GuestAddress(address), len, Access::Read).is_err(), "{address:#x}");
+            assert!(
+                buffers.push(GuestAddress(address), len, Access::Read).is_err(),
+                "{address:#x}"
+            );
         }
     }
 

@@ -2,8 +2,8 @@
 
 use super::request::Limits;
 use super::{
-    CacheMode, MAX_DISCARD_RANGES, MAX_DISCARD_SECTORS, MAX_SEGMENT_SIZE, MAX_SEGMENTS, MAX_WRITE_ZEROES_RANGES,
-    MAX_WRITE_ZEROES_SECTORS, SECTOR_SIZE,
+    CacheMode, MAX_DISCARD_RANGES, MAX_DISCARD_SECTORS, MAX_SEGMENT_SIZE, MAX_SEGMENTS,
+    MAX_WRITE_ZEROES_RANGES, MAX_WRITE_ZEROES_SECTORS, SECTOR_SIZE,
 };
 
 /// VIRTIO_BLK_F_SIZE_MAX.
@@ -34,7 +34,11 @@ const DISCARD_ALIGNMENT: u32 = 8;
 /// Features of a disk.
 pub(super) fn features(read_only: bool, cache: CacheMode) -> u64 {
     let mut features = F_SIZE_MAX | F_SEG_MAX | F_BLK_SIZE | F_INDIRECT_DESC | F_EVENT_IDX;
-    features |= if read_only { F_RO } else { F_DISCARD | F_WRITE_ZEROES };
+    features |= if read_only {
+        F_RO
+    } else {
+        F_DISCARD | F_WRITE_ZEROES
+    };
     if cache == CacheMode::Writeback {
         features |= F_FLUSH;
     }

@@ -7,15 +7,15 @@ use event_manager::EventSet;
 use serde::{Deserialize, Serialize};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use super::QUEUE_SIZE;
+use super::active::Active;
 use super::backend::BlockBackend;
 use super::config;
-use super::engine::{Engine, Served, count};
+use super::engine::{Engine, count};
 use super::error::BlockError;
 use super::metrics::BlockMetrics;
 use super::request::Limits;
 use super::serial::serial;
-use super::{MAX_TRANSFER, QUEUE_SIZE};
-use crate::memory::GuestRam;
 use crate::rate_limiter::{BucketUpdate, RateLimiter};
 use crate::state::Metered;
 use crate::virtio::config::read as read_config;
@@ -25,11 +25,6 @@ use crate::virtio::{ActivateError, Activation, BackendEvent, DeviceFault, Virtio
 /// Device type of a disk (virtio 1.2 §5).
 const TYPE_BLOCK: u32 = 2;
 const QUEUE_SIZES: [u16; 1] = [QUEUE_SIZE];
-
-/// Requests served before others get their turn: a ring that its driver refills while it is served.
-const TURN_REQUESTS: u32 = 4 * QUEUE_SIZE as u32;
-/// Bytes moved before others get their turn.
-const TURN_BYTES: u32 = MAX_TRANSFER;
 
 const TOKEN_LIMITER: u32 = 0;
 const TOKEN_COMPLETION: u32 = 1;
@@ -65,19 +60,15 @@ pub struct Block {
     active: Option<Active>,
 }
 
-/// From DRIVER_OK to reset.
-struct Active {
-    /// Shared with every transfer in flight.
-    memory: Arc<GuestRam>,
-    queue: ActiveQueue,
-}
-
 impl Block {
     /// A disk whose bytes are in `backend`; read-only if that is.
     ///
     /// Fails if an asynchronous backend cannot be connected to its event.
     pub fn new(config: BlockConfig, mut backend: Box<dyn BlockBackend>) -> Result<Self, BlockError> {
-        let limits = Limits { sectors: backend.sectors(), read_only: backend.read_only() };
+        let limits = Limits {
+            sectors: backend.sectors(),
+            read_only: backend.read_only(),
+        };
         let mut completion = None;
         connect(&mut completion, backend.as_mut())?;
         let engine = Engine {
@@ -93,7 +84,12 @@ impl Block {
             flights: Default::default(),
             spare: Vec::new(),
         };
-        Ok(Self { engine, cache: config.cache, completion, active: None })
+        Ok(Self {
+            engine,
+            cache: config.cache,
+            completion,
+            active: None,
+        })
     }
 
     /// Puts another disk in the place of this one, while the guest runs. What is in flight goes to the old one.
@@ -133,7 +129,14 @@ impl Block {
     pub fn update_rate_limiter(&mut self, bytes: BucketUpdate, ops: BucketUpdate) -> std::io::Result<()> {
         let result = self.engine.limiter.update(bytes, ops);
         let metrics = &mut self.engine.metrics;
-        count(if result.is_ok() { &mut metrics.update_count } else { &mut metrics.update_fails }, 1);
+        count(
+            if result.is_ok() {
+                &mut metrics.update_count
+            } else {
+                &mut metrics.update_fails
+            },
+            1,
+        );
         result
     }
 
@@ -192,68 +195,6 @@ impl Block {
     }
 }
 
-impl Active {
-    fn drain(&mut self, engine: &mut Engine) -> Result<(), QueueFault> {
-        let memory = Arc::clone(&self.memory);
-        let (mut requests, mut bytes) = (TURN_REQUESTS, TURN_BYTES);
-        loop {
-            self.queue.disable_notification()?;
-            while let Some(chain) = self.queue.pop(&memory)? {
-                if requests == 0 || bytes == 0 {
-                    self.queue.undo_pop(1);
-                    count(&mut engine.metrics.remaining_reqs_count, 1);
-                    self.queue.ring()?;
-                    return self.start(engine);
-                }
-                requests = requests.saturating_sub(1);
-                let head = chain.head_index();
-                match engine.serve(&memory, chain) {
-                    Served::Done { len, weight } => {
-                        self.queue.push_used(&[(head, len)])?;
-                        bytes = bytes.saturating_sub(weight);
-                    }
-                    Served::InFlight { weight } => bytes = bytes.saturating_sub(weight),
-                    Served::Later => {
-                        self.queue.undo_pop(1);
-                        return self.start(engine);
-                    }
-                }
-            }
-            self.start(engine)?;
-            if !self.queue.enable_notification()? {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Lets the backend begin with what it was given, and gives back what it has finished at once.
-    fn start(&mut self, engine: &mut Engine) -> Result<(), QueueFault> {
-        if engine.flights.is_empty() {
-            return Ok(());
-        }
-        if engine.backend.start().is_err() {
-            // The kernel is short of memory. Nothing is lost: try again in the next turn.
-            self.queue.ring()?;
-        }
-        self.reap(engine)
-    }
-
-    fn reap(&mut self, engine: &mut Engine) -> Result<(), QueueFault> {
-        while let Some(used) = engine.reap(&self.memory) {
-            self.queue.push_used(&[used])?;
-        }
-        Ok(())
-    }
-
-    fn land(&mut self, engine: &mut Engine) -> Result<(), QueueFault> {
-        while !engine.flights.is_empty() {
-            engine.backend.wait();
-            self.reap(engine)?;
-        }
-        Ok(())
-    }
-}
-
 impl VirtioDevice for Block {
     fn device_type(&self) -> u32 {
         TYPE_BLOCK
@@ -282,7 +223,10 @@ impl VirtioDevice for Block {
         };
         self.engine.durable =
             self.cache == CacheMode::Writeback && activation.features & config::F_FLUSH == 0;
-        self.active = Some(Active { memory: Arc::new(activation.memory), queue });
+        self.active = Some(Active {
+            memory: Arc::new(activation.memory),
+            queue,
+        });
         Ok(())
     }
 
@@ -305,9 +249,16 @@ impl VirtioDevice for Block {
     }
 
     fn backend_events(&self) -> Vec<BackendEvent> {
-        let event = |fd, token| BackendEvent { fd, events: EventSet::IN, token };
+        let event = |fd, token| BackendEvent {
+            fd,
+            events: EventSet::IN,
+            token,
+        };
         let limiter = self.engine.limiter.timer().map(|fd| event(fd, TOKEN_LIMITER));
-        let completion = self.completion.as_ref().map(|fd| event(fd.as_raw_fd(), TOKEN_COMPLETION));
+        let completion = self
+            .completion
+            .as_ref()
+            .map(|fd| event(fd.as_raw_fd(), TOKEN_COMPLETION));
         limiter.into_iter().chain(completion).collect()
     }
 
@@ -323,7 +274,9 @@ impl VirtioDevice for Block {
             }
         }
         if let Some(active) = &mut self.active {
-            active.reap(&mut self.engine).map_err(|source| DeviceFault::Queue { index: 0, source })?;
+            active
+                .reap(&mut self.engine)
+                .map_err(|source| DeviceFault::Queue { index: 0, source })?;
         }
         self.drain()
     }

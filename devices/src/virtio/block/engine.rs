@@ -79,10 +79,22 @@ impl Engine {
             self.spare.push(buffers);
             return self.refuse(memory, error);
         }
-        let flight = Flight { head, request, status, writable_len: self.parser.writable_len() };
-        let weight = if is_transfer(request.kind) { request.data_len } else { WEIGHT_WITHOUT_DATA };
+        let flight = Flight {
+            head,
+            request,
+            status,
+            writable_len: self.parser.writable_len(),
+        };
+        let weight = if is_transfer(request.kind) {
+            request.data_len
+        } else {
+            WEIGHT_WITHOUT_DATA
+        };
         match self.execute(tag, &request, buffers) {
-            Some(done) => Served::Done { len: self.finish(memory, &flight, done), weight },
+            Some(done) => Served::Done {
+                len: self.finish(memory, &flight, done),
+                weight,
+            },
             None => {
                 self.flights.insert(flight);
                 Served::InFlight { weight }
@@ -112,7 +124,9 @@ impl Engine {
     fn execute(&mut self, tag: u16, request: &Request, mut buffers: GuestBuffers) -> Option<Done> {
         let operation = match request.kind {
             Kind::Read => Operation::Read,
-            Kind::Write => Operation::Write { durable: self.durable },
+            Kind::Write => Operation::Write {
+                durable: self.durable,
+            },
             Kind::Flush => Operation::Flush,
             Kind::GetId => {
                 let result = buffers.write(&self.serial);
@@ -124,7 +138,12 @@ impl Engine {
                 return Some(Done { tag, result, buffers });
             }
         };
-        self.backend.submit(Job { tag, operation, offset: request.offset, buffers })
+        self.backend.submit(Job {
+            tag,
+            operation,
+            offset: request.offset,
+            buffers,
+        })
     }
 
     fn change_ranges(&mut self, kind: Kind) -> io::Result<()> {
@@ -132,7 +151,8 @@ impl Engine {
             if kind == Kind::Discard {
                 self.backend.discard(range.offset, range.len)?;
             } else {
-                self.backend.write_zeroes(range.offset, range.len, range.unmap, self.durable)?;
+                self.backend
+                    .write_zeroes(range.offset, range.len, range.unmap, self.durable)?;
             }
             count(&mut self.metrics.discard_bytes, range.len);
         }
@@ -141,7 +161,9 @@ impl Engine {
 
     /// Counts, tells the driver the status, and returns the bytes written into the chain.
     fn finish(&mut self, memory: &GuestRam, flight: &Flight, done: Done) -> u32 {
-        let Done { result, mut buffers, .. } = done;
+        let Done {
+            result, mut buffers, ..
+        } = done;
         let status = match result {
             Ok(()) => {
                 self.count_success(&flight.request);
@@ -167,7 +189,11 @@ impl Engine {
             .status_address()
             .and_then(|address| write_status(memory, address, error.status()));
         // What counts as written begins with the first byte, but only the last one was.
-        let len = if written.is_some() && self.parser.writable_len() == 1 { 1 } else { 0 };
+        let len = if written.is_some() && self.parser.writable_len() == 1 {
+            1
+        } else {
+            0
+        };
         Served::Done { len, weight: 0 }
     }
 

@@ -73,7 +73,9 @@ pub enum BlockError {
         source: io::Error,
     },
     /// A new file does not fit the drive it is for.
-    #[error("the drive is read-only for its guest and a new file must be opened so too, or the other way round")]
+    #[error(
+        "the drive is read-only for its guest and a new file must be opened so too, or the other way round"
+    )]
     AccessChanged,
     /// The guest broke the queue of a running drive, so that it cannot be told what became of its requests.
     #[error("the drive's queue is broken; its guest must reset it")]

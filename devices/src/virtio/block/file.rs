@@ -55,7 +55,14 @@ impl FileBackend {
     }
 
     pub(super) fn new(file: File, sectors: u64, block_device: bool, read_only: bool) -> Self {
-        Self { file, sectors, block_device, read_only, can_punch: true, can_zero: true }
+        Self {
+            file,
+            sectors,
+            block_device,
+            read_only,
+            can_punch: true,
+            can_zero: true,
+        }
     }
 
     /// As on a host that can neither make holes nor zero ranges.
@@ -69,7 +76,12 @@ impl FileBackend {
     }
 
     /// Does what `operation` asks for, with what is left of `buffers`.
-    pub(super) fn run(&self, operation: Operation, offset: u64, buffers: &mut GuestBuffers) -> io::Result<()> {
+    pub(super) fn run(
+        &self,
+        operation: Operation,
+        offset: u64,
+        buffers: &mut GuestBuffers,
+    ) -> io::Result<()> {
         match operation {
             Operation::Read => self.transfer(Direction::Read, offset, buffers),
             Operation::Write { durable } => {
@@ -114,13 +126,17 @@ impl FileBackend {
     /// Makes a hole, which reads as zeroes. `Ok(false)` when the host cannot.
     fn punch(&mut self, offset: u64, len: u64) -> io::Result<bool> {
         let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-        attempt(&mut self.can_punch, || allocate(self.file.as_raw_fd(), mode, offset, len))
+        attempt(&mut self.can_punch, || {
+            allocate(self.file.as_raw_fd(), mode, offset, len)
+        })
     }
 
     /// Zeroes and keeps the space. `Ok(false)` when the host cannot.
     fn zero(&mut self, offset: u64, len: u64) -> io::Result<bool> {
         let mode = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
-        attempt(&mut self.can_zero, || allocate(self.file.as_raw_fd(), mode, offset, len))
+        attempt(&mut self.can_zero, || {
+            allocate(self.file.as_raw_fd(), mode, offset, len)
+        })
     }
 
     fn discard_device(&mut self, offset: u64, len: u64) -> io::Result<bool> {
@@ -133,11 +149,17 @@ impl FileBackend {
     }
 
     fn write_zero_bytes(&self, mut offset: u64, mut len: u64) -> io::Result<()> {
-        let whole = libc::iovec { iov_base: ZEROES.as_ptr().cast_mut().cast(), iov_len: ZEROES.len() };
+        let whole = libc::iovec {
+            iov_base: ZEROES.as_ptr().cast_mut().cast(),
+            iov_len: ZEROES.len(),
+        };
         let vectors = [whole; ZERO_VECTORS];
         while len > 0 {
             // As many whole pages as there are; what is less than a page goes by itself, at the end.
-            let part = libc::iovec { iov_len: usize::try_from(len).unwrap_or(usize::MAX), ..whole };
+            let part = libc::iovec {
+                iov_len: usize::try_from(len).unwrap_or(usize::MAX),
+                ..whole
+            };
             let (first, count) = match usize::try_from(len / ZERO_PAGE).unwrap_or(ZERO_VECTORS) {
                 0 => (&raw const part, 1),
                 pages => (vectors.as_ptr(), pages.min(ZERO_VECTORS)),
@@ -166,7 +188,12 @@ impl BlockBackend for FileBackend {
     }
 
     fn submit(&mut self, job: Job) -> Option<Done> {
-        let Job { tag, operation, offset, mut buffers } = job;
+        let Job {
+            tag,
+            operation,
+            offset,
+            mut buffers,
+        } = job;
         let result = self.run(operation, offset, &mut buffers);
         Some(Done { tag, result, buffers })
     }
@@ -176,7 +203,12 @@ impl BlockBackend for FileBackend {
             return Ok(());
         }
         // A discard is a hint: it has worked as well when the host can do nothing about it.
-        if self.block_device { self.discard_device(offset, len) } else { self.punch(offset, len) }.map(drop)
+        if self.block_device {
+            self.discard_device(offset, len)
+        } else {
+            self.punch(offset, len)
+        }
+        .map(drop)
     }
 
     fn write_zeroes(&mut self, offset: u64, len: u64, unmap: bool, durable: bool) -> io::Result<()> {

@@ -28,13 +28,19 @@ pub(super) struct Flights {
 impl Flights {
     /// The tag that [`insert`](Self::insert) will use, if there is room.
     pub(super) fn next_tag(&self) -> Option<u16> {
-        let fresh = u16::try_from(self.slots.len()).ok().filter(|tag| *tag < QUEUE_SIZE);
+        let fresh = u16::try_from(self.slots.len())
+            .ok()
+            .filter(|tag| *tag < QUEUE_SIZE);
         self.free.last().copied().or(fresh)
     }
 
     /// Keeps `flight` under [`next_tag`](Self::next_tag).
     pub(super) fn insert(&mut self, flight: Flight) {
-        match self.free.pop().and_then(|tag| self.slots.get_mut(usize::from(tag))) {
+        match self
+            .free
+            .pop()
+            .and_then(|tag| self.slots.get_mut(usize::from(tag)))
+        {
             Some(slot) => *slot = Some(flight),
             None => self.slots.push(Some(flight)),
         }
@@ -60,8 +66,17 @@ mod tests {
     use crate::virtio::block::request::Kind;
 
     fn flight(head: u16) -> Flight {
-        let request = Request { kind: Kind::Flush, offset: 0, data_len: 0 };
-        Flight { head, request, status: GuestAddress(0), writable_len: 1 }
+        let request = Request {
+            kind: Kind::Flush,
+            offset: 0,
+            data_len: 0,
+        };
+        Flight {
+            head,
+            request,
+            status: GuestAddress(0),
+            writable_len: 1,
+        }
     }
 
     #[test]

@@ -20,7 +20,11 @@ struct Incident<'a> {
 
 impl fmt::Display for Incident<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Request { kind, offset, data_len } = self.request;
+        let Request {
+            kind,
+            offset,
+            data_len,
+        } = self.request;
         write!(f, "drive {}: cannot ", self.drive)?;
         match kind {
             Kind::Read => write!(f, "read {data_len} bytes at {offset}")?,
@@ -49,13 +53,24 @@ impl Reporter {
     /// The host failed to carry out a `request` to `drive`.
     pub(super) fn tell(&mut self, drive: &str, request: &Request, error: &io::Error) {
         if let Some(untold) = self.due(Instant::now()) {
-            log::error!("{}", Incident { drive, request, error, untold });
+            log::error!(
+                "{}",
+                Incident {
+                    drive,
+                    request,
+                    error,
+                    untold
+                }
+            );
         }
     }
 
     /// Whether it is time for a line, and how many there would have been since the last.
     fn due(&mut self, now: Instant) -> Option<u64> {
-        if self.last.is_some_and(|last| now.saturating_duration_since(last) < INTERVAL) {
+        if self
+            .last
+            .is_some_and(|last| now.saturating_duration_since(last) < INTERVAL)
+        {
             self.untold = self.untold.saturating_add(1);
             return None;
         }
@@ -84,8 +99,18 @@ mod tests {
     #[test]
     fn a_line_names_the_drive_what_it_was_asked_for_and_the_cause() {
         let error = io::Error::from_raw_os_error(libc::ENOSPC);
-        let request = Request { kind: Kind::Write, offset: 512, data_len: 4096 };
-        let line = Incident { drive: "data", request: &request, error: &error, untold: 3 }.to_string();
+        let request = Request {
+            kind: Kind::Write,
+            offset: 512,
+            data_len: 4096,
+        };
+        let line = Incident {
+            drive: "data",
+            request: &request,
+            error: &error,
+            untold: 3,
+        }
+        .to_string();
         assert_eq!(
             line,
             "drive data: cannot write 4096 bytes at 512, so the guest got an I/O error: No space left on device \

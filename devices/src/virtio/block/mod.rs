@@ -16,6 +16,7 @@
 //! while (a paused microVM and the one restored from its snapshot), and share read-only ones freely. Whoever hands out
 //! writable disks makes sure that each has one user.
 
+mod active;
 pub mod backend;
 pub mod buffers;
 mod config;
@@ -28,6 +29,7 @@ mod incident;
 pub mod metrics;
 mod open;
 pub mod request;
+mod run;
 pub mod serial;
 pub mod state;
 pub mod uring;

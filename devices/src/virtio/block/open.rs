@@ -29,22 +29,39 @@ pub(super) fn open(path: &Path, read_only: bool) -> Result<OpenDisk, BlockError>
         .custom_flags(libc::O_NONBLOCK)
         .open(path)
         .map_err(|source| open_error(path, read_only, source))?;
-    let other = |source| BlockError::Open { path: path.to_owned(), source };
+    let other = |source| BlockError::Open {
+        path: path.to_owned(),
+        source,
+    };
     // Another file may have taken its place meanwhile.
     let metadata = file.metadata().map_err(other)?;
     check_type(path, &metadata)?;
     clear_nonblock(&file).map_err(other)?;
     let block_device = metadata.file_type().is_block_device();
-    let size = if block_device { file.seek(SeekFrom::End(0)).map_err(other)? } else { metadata.len() };
+    let size = if block_device {
+        file.seek(SeekFrom::End(0)).map_err(other)?
+    } else {
+        metadata.len()
+    };
     if !size.is_multiple_of(SECTOR_SIZE) {
-        return Err(BlockError::PartialSector { path: path.to_owned(), size });
+        return Err(BlockError::PartialSector {
+            path: path.to_owned(),
+            size,
+        });
     }
-    Ok(OpenDisk { file, sectors: size / SECTOR_SIZE, block_device })
+    Ok(OpenDisk {
+        file,
+        sectors: size / SECTOR_SIZE,
+        block_device,
+    })
 }
 
 fn check_type(path: &Path, metadata: &Metadata) -> Result<(), BlockError> {
     match wrong_type(metadata.file_type()) {
-        Some(found) => Err(BlockError::WrongType { path: path.to_owned(), found }),
+        Some(found) => Err(BlockError::WrongType {
+            path: path.to_owned(),
+            found,
+        }),
         None => Ok(()),
     }
 }

@@ -9,9 +9,10 @@
 
 use std::sync::Arc;
 
-use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryError};
+use vm_memory::GuestAddress;
 
 use super::buffers::{Access, GuestBuffers};
+use super::run::{Run, Words, outside};
 use super::serial::SERIAL_SIZE;
 use super::{
     MAX_DESCRIPTORS, MAX_DISCARD_RANGES, MAX_DISCARD_SECTORS, MAX_TRANSFER, MAX_WRITE_ZEROES_RANGES,
@@ -143,90 +144,6 @@ pub struct Range {
     pub unmap: bool,
 }
 
-/// The bytes of one direction of a chain.
-#[derive(Default)]
-struct Run {
-    segments: Vec<(GuestAddress, u32)>,
-    /// Sum of the segments' lengths; a chain has less than 2³² bytes.
-    len: u32,
-}
-
-impl Run {
-    fn clear(&mut self) {
-        self.segments.clear();
-        self.len = 0;
-    }
-
-    fn push(&mut self, address: GuestAddress, len: u32) {
-        if len > 0 {
-            self.segments.push((address, len));
-            self.len = self.len.saturating_add(len);
-        }
-    }
-
-    /// Address of the last byte.
-    fn last(&self) -> Option<GuestAddress> {
-        let (address, len) = self.segments.last()?;
-        address.checked_add(u64::from(len.checked_sub(1)?))
-    }
-
-    /// Shows `visit` the pieces that make up the `take` bytes after the first `skip`.
-    fn pieces(
-        &self,
-        mut skip: u32,
-        mut take: u32,
-        mut visit: impl FnMut(GuestAddress, u32) -> Result<(), RequestError>,
-    ) -> Result<(), RequestError> {
-        for &(address, len) in &self.segments {
-            if take == 0 {
-                break;
-            }
-            let skipped = skip.min(len);
-            skip = skip.saturating_sub(skipped);
-            let piece = len.saturating_sub(skipped).min(take);
-            if piece > 0 {
-                let start = address.checked_add(u64::from(skipped)).ok_or(RequestError::OutsideMemory)?;
-                visit(start, piece)?;
-                take = take.saturating_sub(piece);
-            }
-        }
-        Ok(())
-    }
-
-    /// Copies the 16 bytes after the first `skip`, of which there must be that many.
-    fn copy(&self, memory: &GuestRam, skip: u32) -> Result<[u8; 16], RequestError> {
-        let mut data = [0; 16];
-        let mut rest = data.as_mut_slice();
-        self.pieces(skip, 16, |address, len| {
-            let len = usize::try_from(len).unwrap_or(usize::MAX);
-            let (piece, later) =
-                std::mem::take(&mut rest).split_at_mut_checked(len).ok_or(RequestError::NoHeader)?;
-            rest = later;
-            memory.read_slice(piece, address).map_err(outside)
-        })?;
-        Ok(data)
-    }
-}
-
-fn outside(_: GuestMemoryError) -> RequestError {
-    RequestError::OutsideMemory
-}
-
-/// Little-endian fields of a header or range.
-struct Words([u8; 16]);
-
-impl Words {
-    fn u32_at<const AT: usize>(&self) -> u32 {
-        let word = self.0.get(AT..).and_then(|rest| rest.first_chunk());
-        u32::from_le_bytes(word.copied().unwrap_or_default())
-    }
-
-    fn u64_at<const AT: usize>(&self) -> u64 {
-        let word = self.0.get(AT..).and_then(|rest| rest.first_chunk());
-        u64::from_le_bytes(word.copied().unwrap_or_default())
-    }
-}
-
 /// Reads chains. Keeps its memory from one chain to the next, so that a request costs no allocation.
 #[derive(Default)]
 pub struct RequestParser {
@@ -283,7 +200,9 @@ impl RequestParser {
             Kind::Write => (&self.readable, HEADER_SIZE, Access::Read),
             Kind::Flush | Kind::Discard | Kind::WriteZeroes => return Ok(()),
         };
-        run.pieces(skip, request.data_len, |address, len| buffers.push(address, len, access).map_err(outside))
+        run.pieces(skip, request.data_len, |address, len| {
+            buffers.push(address, len, access).map_err(outside)
+        })
     }
 
     fn collect(&mut self, chain: Chain<'_>) -> Result<(), RequestError> {
@@ -348,7 +267,11 @@ impl RequestParser {
             Kind::WriteZeroes => self.collect_ranges(memory, kind, MAX_WRITE_ZEROES_RANGES, limits)?,
             Kind::Flush | Kind::GetId => 0,
         };
-        Ok(Request { kind, offset, data_len })
+        Ok(Request {
+            kind,
+            offset,
+            data_len,
+        })
     }
 
     fn collect_ranges(
@@ -406,5 +329,9 @@ fn parse_range(words: &Words, kind: Kind, limits: &Limits) -> Result<Range, Requ
     }
     let offset = position(sector, u64::from(count), limits)?;
     let len = u64::from(count).saturating_mul(SECTOR_SIZE);
-    Ok(Range { offset, len, unmap: flags & RANGE_FLAG_UNMAP != 0 })
+    Ok(Range {
+        offset,
+        len,
+        unmap: flags & RANGE_FLAG_UNMAP != 0,
+    })
 }

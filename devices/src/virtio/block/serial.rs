@@ -24,7 +24,9 @@ pub fn serial(id: &str) -> [u8; SERIAL_SIZE] {
         fill(&mut serial, id);
         return serial;
     }
-    let hash = id.iter().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
+    let hash = id.iter().fold(0x811c_9dc5_u32, |hash, byte| {
+        (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
+    });
     let (prefix, suffix) = serial.split_at_mut(PREFIX);
     fill(prefix, id);
     fill(suffix, format!("-{hash:08x}").as_bytes());

@@ -47,10 +47,22 @@ impl Snapshot for Block {
     fn restore(&mut self, state: &BlockState) -> Result<(), RestoreError> {
         RestoreError::check_version(NAME, state.version, VERSION)?;
         let check = |valid, field, expected| RestoreError::check(valid, NAME, field, expected);
-        check(state.id == self.id(), "id", "the id that the drive is configured with")?;
-        check(state.read_only == self.read_only(), "read_only", "as the drive is configured")?;
+        check(
+            state.id == self.id(),
+            "id",
+            "the id that the drive is configured with",
+        )?;
+        check(
+            state.read_only == self.read_only(),
+            "read_only",
+            "as the drive is configured",
+        )?;
         check(state.cache == self.cache(), "cache", "as the drive is configured")?;
-        check(state.sectors <= self.sectors(), "sectors", "no more than the drive's file has now")?;
+        check(
+            state.sectors <= self.sectors(),
+            "sectors",
+            "no more than the drive's file has now",
+        )?;
         self.set_limiter(RateLimiter::restore(&state.rate_limiter)?);
         Ok(())
     }

@@ -44,9 +44,16 @@ impl UringBackend {
     /// way back to synchronous transfers: who asks for `Async` relies on it.
     pub fn open(path: &Path, read_only: bool) -> Result<Self, BlockError> {
         let file = FileBackend::open(path, read_only)?;
-        let ring = IoUring::new(u32::from(QUEUE_SIZE))
-            .map_err(|source| BlockError::NoUring { path: path.to_owned(), source })?;
-        Ok(Self { ring, file, jobs: Vec::new(), in_flight: 0 })
+        let ring = IoUring::new(u32::from(QUEUE_SIZE)).map_err(|source| BlockError::NoUring {
+            path: path.to_owned(),
+            source,
+        })?;
+        Ok(Self {
+            ring,
+            file,
+            jobs: Vec::new(),
+            in_flight: 0,
+        })
     }
 
     fn entry(&self, job: &Job) -> squeue::Entry {
@@ -54,7 +61,9 @@ impl UringBackend {
         let vectors = job.buffers.vectors();
         let count = u32::try_from(vectors.len().min(MAX_VECTORS)).unwrap_or(0);
         let entry = match job.operation {
-            Operation::Read => opcode::Readv::new(fd, vectors.as_ptr(), count).offset(job.offset).build(),
+            Operation::Read => opcode::Readv::new(fd, vectors.as_ptr(), count)
+                .offset(job.offset)
+                .build(),
             Operation::Write { durable } => opcode::Writev::new(fd, vectors.as_ptr(), count)
                 .offset(job.offset)
                 .rw_flags(if durable { RWF_DSYNC } else { 0 })
@@ -74,11 +83,17 @@ impl UringBackend {
                 self.finish_rest(&mut job)
             }
             Err(_) => match result.checked_neg() {
-                Some(libc::EINTR | libc::EAGAIN) => self.file.run(job.operation, job.offset, &mut job.buffers),
+                Some(libc::EINTR | libc::EAGAIN) => {
+                    self.file.run(job.operation, job.offset, &mut job.buffers)
+                }
                 errno => Err(io::Error::from_raw_os_error(errno.unwrap_or(libc::EIO))),
             },
         };
-        Done { tag: job.tag, result, buffers: job.buffers }
+        Done {
+            tag: job.tag,
+            result,
+            buffers: job.buffers,
+        }
     }
 
     fn finish_rest(&self, job: &mut Job) -> io::Result<()> {
@@ -121,7 +136,11 @@ impl BlockBackend for UringBackend {
             self.in_flight = self.in_flight.saturating_add(1);
             return None;
         };
-        Some(Done { tag: job.tag, result: Err(io::ErrorKind::ResourceBusy.into()), buffers: job.buffers })
+        Some(Done {
+            tag: job.tag,
+            result: Err(io::ErrorKind::ResourceBusy.into()),
+            buffers: job.buffers,
+        })
     }
 
     fn discard(&mut self, offset: u64, len: u64) -> io::Result<()> {

@@ -99,6 +99,14 @@ impl ReceiveBuffers {
         std::mem::take(&mut self.refused)
     }
 
+    #[cfg(test)]
+    pub(super) fn most_pieces(&self) -> usize {
+        self.pieces
+            .capacity()
+            .max(self.addresses.capacity())
+            .max(self.held.capacity())
+    }
+
     /// Bytes of the next frame that go straight into the guest: all held chains, or the first alone where the
     /// driver wants no merging.
     pub(super) fn room(&self) -> usize {
@@ -117,30 +125,26 @@ impl ReceiveBuffers {
             queue.disable_notification()?;
             self.doorbell = false;
         }
-        self.give_back_useless(queue)?;
         Ok(gathered)
     }
 
+    /// A guest that adds useless chains as fast as they go back gets no more than one ring of them per call.
     fn take_chains(&mut self, queue: &mut ActiveQueue, len: usize) -> Result<Gathered, QueueFault> {
         let memory = self.memory.clone();
-        loop {
-            let enough = if self.merge {
-                self.room() >= len
-            } else {
-                self.room() > 0
-            };
-            if enough {
+        let wanted = if self.merge { len } else { 1 };
+        for _ in 0..=queue.size() {
+            self.give_back_useless(queue)?;
+            if self.room() >= wanted {
                 return Ok(Gathered::Enough);
             }
             if self.held() >= queue.size() {
                 return Ok(Gathered::Full);
             }
             match queue.pop(&memory)? {
-                Some(chain) => {
-                    if !self.hold(chain) {
-                        queue.undo_pop(1);
-                        return Ok(Gathered::Full);
-                    }
+                Some(chain) if self.hold(&chain) => {}
+                Some(_) => {
+                    queue.undo_pop(1);
+                    return Ok(Gathered::Full);
                 }
                 None => {
                     self.doorbell = true;
@@ -150,16 +154,18 @@ impl ReceiveBuffers {
                 }
             }
         }
+        self.give_back_useless(queue)?;
+        Ok(Gathered::Full)
     }
 
     /// Adds a chain to the held ones; false if there is no place for it now.
-    fn hold(&mut self, chain: Chain<'_>) -> bool {
+    fn hold(&mut self, chain: &Chain<'_>) -> bool {
         let before = self.pieces.len();
         let head = chain.head_index();
         let (pieces, addresses) = (&mut self.pieces, &mut self.addresses);
         let limit = self.first.saturating_add(PIECES_MAX - 1);
         let mut len = 0u64;
-        let result = walk(&self.memory, chain, true, |address, piece| {
+        let result = walk(&self.memory, chain.clone(), true, |address, piece| {
             if pieces.len() >= limit {
                 return Err(ChainError::TooManyPieces);
             }
@@ -204,42 +210,18 @@ impl ReceiveBuffers {
     }
 
     /// Lets `receive` fill the buffers, and the spill behind them if they might not do.
+    ///
+    /// Without merging, only one useful chain is ever held.
     pub(super) fn fill<R>(&mut self, receive: impl FnOnce(&Scatter<'_>) -> R) -> R {
-        let count = if self.merge {
-            usize::MAX
-        } else {
-            self.held.front().map_or(0, |chain| chain.pieces.into())
-        };
-        let end = self.first.saturating_add(count).min(self.pieces.len());
-        let (room, kept) = (self.room(), self.pieces.get(end).copied());
-        if room < FRAME_MAX {
-            let spill = iovec {
-                iov_base: self.spill.as_mut_ptr().cast(),
-                iov_len: self.spill.len(),
-            };
-            match self.pieces.get_mut(end) {
-                Some(piece) => *piece = spill,
-                None => self.pieces.push(spill),
-            }
+        let end = self.pieces.len();
+        if self.room() < FRAME_MAX {
+            let (iov_base, iov_len) = (self.spill.as_mut_ptr().cast(), self.spill.len());
+            self.pieces.push(iovec { iov_base, iov_len });
         }
-        let last = if room < FRAME_MAX {
-            end.saturating_add(1)
-        } else {
-            end
-        };
-        let pieces = self.pieces.get(self.first..last).unwrap_or_default();
+        let pieces = self.pieces.get(self.first..).unwrap_or_default();
         // SAFETY: the pieces lie in `memory`, whose users all access it as volatile; `spill` is borrowed exclusively.
         let result = receive(&unsafe { Scatter::new(pieces) });
-        if room < FRAME_MAX {
-            match kept {
-                Some(kept) => {
-                    if let Some(piece) = self.pieces.get_mut(end) {
-                        *piece = kept;
-                    }
-                }
-                None => self.pieces.truncate(end),
-            }
-        }
+        self.pieces.truncate(end);
         result
     }
 

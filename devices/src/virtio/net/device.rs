@@ -153,6 +153,14 @@ impl<B: NetBackend> Net<B> {
         self.tx_limiter.update(tx.bytes, tx.ops)
     }
 
+    /// Room that the lists of receive buffers have grown to.
+    #[cfg(test)]
+    pub(super) fn most_pieces(&self) -> usize {
+        self.active
+            .as_ref()
+            .map_or(0, |active| active.receiver.most_pieces())
+    }
+
     pub(super) fn set_identity(&mut self, mac: Option<MacAddress>, mtu: Option<u16>) {
         (self.mac, self.mtu) = (mac, mtu);
     }

@@ -94,6 +94,11 @@ impl Receiver {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn most_pieces(&self) -> usize {
+        self.buffers.most_pieces()
+    }
+
     /// Makes the event loop come back to this queue.
     pub(super) fn ring(&self) -> Result<(), QueueFault> {
         self.queue.ring()

@@ -39,27 +39,25 @@ impl Measurement for ApiReady {
         // Left over from the VMM that was killed last time.
         let _ = fs::remove_file(&socket);
         let argv = vmm.command(vmm.kind.control_arguments(context.kvm, &socket));
-        let process = Process::spawn(&argv, &context.errors())?;
-        let stream = connect(&socket, &process, context.limit)?;
+        let mut process = Process::spawn(&argv, &context.errors())?;
+        let stream = connect(&socket, &mut process, context.limit)?;
         let when = ask(stream, vmm.kind, context.limit)?;
         Ok(vec![milliseconds(&process, when)])
     }
 }
 
-fn connect(socket: &Path, process: &Process, limit: Duration) -> Result<UnixStream, BenchError> {
+fn connect(socket: &Path, process: &mut Process, limit: Duration) -> Result<UnixStream, BenchError> {
     let deadline = later(limit);
     loop {
         match UnixStream::connect(socket) {
             Ok(stream) => return Ok(stream),
-            Err(_) if Instant::now() < deadline && !process.has_ended() => thread::sleep(PAUSE),
+            Err(_) if process.has_ended() => return Err(process.early_exit("its control socket")),
+            Err(_) if Instant::now() < deadline => thread::sleep(PAUSE),
             Err(_) => {
-                let last_words = process.last_words();
-                let awaited = if last_words.is_empty() {
-                    "control socket".to_owned()
-                } else {
-                    format!("control socket ({last_words})")
-                };
-                return Err(BenchError::Timeout { awaited, limit });
+                return Err(BenchError::Timeout {
+                    awaited: "control socket".into(),
+                    limit,
+                });
             }
         }
     }

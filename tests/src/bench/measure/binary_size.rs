@@ -1,6 +1,6 @@
 //! The size of the VMM's binary, stripped.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use super::{Better, Context, Figure, Goal, Measurement, size_of};
 use crate::bench::BenchError;
@@ -33,6 +33,7 @@ impl Measurement for BinarySize {
             .arg("-o")
             .arg(&stripped)
             .arg(&vmm.binary)
+            .stderr(Stdio::null())
             .status();
         let status = status.map_err(BenchError::path("run", "strip"))?;
         if !status.success() {

@@ -25,12 +25,7 @@ impl Measurement for Exit {
         let mut process = context.start(vmm, &Machine::tiny(context.guest("reset")))?;
         let (code, when) = process.exit(context.limit)?;
         if code != 0 {
-            let last_words = process.last_words();
-            return Err(BenchError::EarlyExit {
-                awaited: "a reset of the guest".into(),
-                code,
-                last_words,
-            });
+            return Err(process.early_exit("a reset of the guest"));
         }
         Ok(vec![milliseconds(&process, when)])
     }

@@ -18,7 +18,7 @@ const BAR: f64 = 18.0;
 const BAR_STEP: f64 = 30.0;
 /// Room for the names of the VMMs, and for the numbers behind the bars.
 const NAMES: f64 = 124.0;
-const NUMBERS: f64 = 108.0;
+const NUMBERS: f64 = 72.0;
 
 const STYLE: &str = "\
 text { font-family: Inter, 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif; fill: #1f2933; } \
@@ -166,7 +166,7 @@ fn bar(svg: &mut String, series: &Series, scale: &Scale, names: f64, y: f64) {
         } else {
             "does not apply"
         };
-        return text(svg, scale.left, base, "note", "start", words);
+        return text(svg, scale.left + 8.0, base, "note", "start", words);
     };
     let (left, end, middle) = (scale.left, scale.x(summary.median), y + BAR / 2.0);
     // A bar that is not zero is at least visible.

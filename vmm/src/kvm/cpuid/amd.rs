@@ -25,8 +25,15 @@ pub(super) fn normalise(cpuid: &mut GuestCpuid) {
         set_field(&mut leaf.ecx, 0..=7, vcpus.saturating_sub(1));
     }
     // Caches: level 1 and 2 belong to a core, level 3 to the package.
-    for leaf in cpuid.leaves(0x8000_001d).filter(|leaf| field(leaf.eax, 0..=4) != 0) {
-        let sharing = if field(leaf.eax, 5..=7) < 3 { threads } else { vcpus };
+    for leaf in cpuid
+        .leaves(0x8000_001d)
+        .filter(|leaf| field(leaf.eax, 0..=4) != 0)
+    {
+        let sharing = if field(leaf.eax, 5..=7) < 3 {
+            threads
+        } else {
+            vcpus
+        };
         set_field(&mut leaf.eax, 14..=25, sharing.saturating_sub(1));
     }
     if let Some(leaf) = cpuid.leaf(0x8000_001e, 0) {

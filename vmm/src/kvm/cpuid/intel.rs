@@ -11,7 +11,11 @@ pub(super) fn normalise(cpuid: &mut GuestCpuid) {
     let cores = vcpus.div_ceil(threads.max(1));
     // Leaf 4: caches. Level 1 and 2 belong to a core, level 3 to the package.
     for leaf in cpuid.leaves(4).filter(|leaf| field(leaf.eax, 0..=4) != 0) {
-        let sharing = if field(leaf.eax, 5..=7) < 3 { threads } else { vcpus };
+        let sharing = if field(leaf.eax, 5..=7) < 3 {
+            threads
+        } else {
+            vcpus
+        };
         set_field(&mut leaf.eax, 14..=25, sharing.saturating_sub(1));
         set_field(&mut leaf.eax, 26..=31, cores.saturating_sub(1));
     }
@@ -37,7 +41,7 @@ fn brand(host: &str) -> String {
 
 fn host_brand() -> String {
     let bytes: Vec<u8> = (0x8000_0002..=0x8000_0004)
-        .map(|function| __cpuid(function))
+        .map(__cpuid)
         .flat_map(|leaf| [leaf.eax, leaf.ebx, leaf.ecx, leaf.edx])
         .flat_map(u32::to_le_bytes)
         .take_while(|&byte| byte != 0)

@@ -41,12 +41,21 @@ impl BlockBackend for Held {
             return None;
         }
         // The last one first: nobody promised an order.
-        let Job { tag, operation, mut buffers, .. } = self.0.lock().unwrap().pop()?;
+        let Job {
+            tag,
+            operation,
+            mut buffers,
+            ..
+        } = self.0.lock().unwrap().pop()?;
         if operation == Operation::Read {
             let len = usize::try_from(buffers.remaining()).unwrap();
             buffers.write(&vec![0x3c; len]).unwrap();
         }
-        Some(Done { tag, result: Ok(()), buffers })
+        Some(Done {
+            tag,
+            result: Ok(()),
+            buffers,
+        })
     }
     fn wait(&mut self) {
         self.1.store(true, Ordering::SeqCst);
@@ -75,7 +84,12 @@ fn requests_come_back_in_the_order_of_their_end_each_with_its_own_status() {
     assert_eq!(machine.line.take(), 0);
     backend.1.store(true, Ordering::SeqCst);
     machine.block.process_backend(1, EventSet::IN).unwrap();
-    let used: Vec<_> = machine.queue.used().iter().map(|used| (used.head, used.len)).collect();
+    let used: Vec<_> = machine
+        .queue
+        .used()
+        .iter()
+        .map(|used| (used.head, used.len))
+        .collect();
     assert_eq!(used, [(heads[2], 513), (heads[1], 513), (heads[0], 513)]);
     assert_eq!(machine.line.take(), 1);
     for room in rooms {
@@ -108,7 +122,10 @@ fn a_reset_waits_and_the_next_driver_hears_nothing_of_the_old_requests() {
     machine.queue.add(&[head, room]);
     machine.block.process_queue(0).unwrap();
     machine.block.reset();
-    assert!(backend.0.lock().unwrap().is_empty(), "nothing is in flight after a reset");
+    assert!(
+        backend.0.lock().unwrap().is_empty(),
+        "nothing is in flight after a reset"
+    );
     machine.queue = MockQueue::new(&machine.memory, QUEUE_BASE, 256);
     machine.activate(0);
     machine.block.process_backend(1, EventSet::IN).unwrap();
@@ -124,7 +141,10 @@ fn a_new_file_gets_no_requests_that_were_meant_for_the_old_one() {
     machine.queue.add(&[head, room]);
     machine.block.process_queue(0).unwrap();
     let path = machine.path();
-    machine.block.replace_backend(Engine::Async.open(&path, false)).unwrap();
+    machine
+        .block
+        .replace_backend(Engine::Async.open(&path, false))
+        .unwrap();
     assert!(backend.0.lock().unwrap().is_empty());
     assert_eq!(machine.queue.contents(room)[..512], [0x3c; 512]);
     assert_eq!(machine.queue.used().len(), 1);
@@ -140,10 +160,19 @@ fn guest_memory_stays_mapped_until_the_kernel_is_done_with_it() {
     let mut buffers = GuestBuffers::default();
     buffers.begin(&memory);
     buffers
-        .push(GuestAddress(0), 4096, crate::virtio::block::buffers::Access::Write)
+        .push(
+            GuestAddress(0),
+            4096,
+            crate::virtio::block::buffers::Access::Write,
+        )
         .unwrap();
     drop(memory);
-    let job = Job { tag: 0, operation: Operation::Read, offset: 0, buffers };
+    let job = Job {
+        tag: 0,
+        operation: Operation::Read,
+        offset: 0,
+        buffers,
+    };
     assert!(backend.submit(job).is_none());
     backend.start().unwrap();
     assert!(weak.upgrade().is_some());
@@ -164,8 +193,19 @@ fn a_backend_that_is_dropped_waits_for_its_requests() {
         let mut buffers = GuestBuffers::default();
         buffers.begin(&memory);
         let address = GuestAddress(u64::from(tag) * 4096);
-        buffers.push(address, 4096, crate::virtio::block::buffers::Access::Write).unwrap();
-        assert!(backend.submit(Job { tag, operation: Operation::Read, offset: 0, buffers }).is_none());
+        buffers
+            .push(address, 4096, crate::virtio::block::buffers::Access::Write)
+            .unwrap();
+        assert!(
+            backend
+                .submit(Job {
+                    tag,
+                    operation: Operation::Read,
+                    offset: 0,
+                    buffers
+                })
+                .is_none()
+        );
     }
     drop(backend);
     assert_eq!(Arc::strong_count(&memory), 1);
@@ -182,8 +222,15 @@ fn a_tag_in_use_is_refused_and_the_first_request_stays() {
     let job = || {
         let mut buffers = GuestBuffers::default();
         buffers.begin(&memory);
-        buffers.push(GuestAddress(0), 512, crate::virtio::block::buffers::Access::Write).unwrap();
-        Job { tag: 3, operation: Operation::Read, offset: 0, buffers }
+        buffers
+            .push(GuestAddress(0), 512, crate::virtio::block::buffers::Access::Write)
+            .unwrap();
+        Job {
+            tag: 3,
+            operation: Operation::Read,
+            offset: 0,
+            buffers,
+        }
     };
     assert!(backend.submit(job()).is_none());
     assert!(backend.submit(job()).unwrap().result.is_err());
@@ -205,18 +252,35 @@ fn a_drive_whose_driver_does_not_flush_writes_through() {
     for cache in [CacheMode::Unsafe, CacheMode::Writeback] {
         for refused_features in [0, features::F_FLUSH] {
             let backend = Held::default();
-            let config = BlockConfig { cache, ..Default::default() };
-            let options = Options { config, refused_features, ..Default::default() };
+            let config = BlockConfig {
+                cache,
+                ..Default::default()
+            };
+            let options = Options {
+                config,
+                refused_features,
+                ..Default::default()
+            };
             let mut machine = Machine::with_backend(options, Box::new(backend.clone()), disk_file(1));
-            let buffers = [machine.queue.readable(&[header(OUT, 0), vec![1; 512]].concat()), machine.queue.writable(1)];
+            let buffers = [
+                machine.queue.readable(&[header(OUT, 0), vec![1; 512]].concat()),
+                machine.queue.writable(1),
+            ];
             machine.queue.add(&buffers);
             machine.block.process_queue(0).unwrap();
             let durable = cache == CacheMode::Writeback && refused_features != 0;
-            assert_eq!(backend.0.lock().unwrap()[0].operation, Operation::Write { durable });
+            assert_eq!(
+                backend.0.lock().unwrap()[0].operation,
+                Operation::Write { durable }
+            );
         }
     }
     for engine in ENGINES {
-        let options = Options { engine, refused_features: features::F_FLUSH, ..Default::default() };
+        let options = Options {
+            engine,
+            refused_features: features::F_FLUSH,
+            ..Default::default()
+        };
         let mut machine = Machine::new(options);
         assert_eq!(machine.write(1, &[4; 512]).status(), OK);
         assert_eq!(machine.request(WRITE_ZEROES, 0, &range(2, 1, 0), 0).status(), OK);

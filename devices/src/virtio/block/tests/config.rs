@@ -29,8 +29,17 @@ fn a_writable_disk_describes_itself() {
 #[test]
 fn features_follow_cache_and_access() {
     let features = |read_only, cache| {
-        let config = BlockConfig { cache, ..Default::default() };
-        Machine::new(Options { read_only, config, ..Default::default() }).block.features()
+        let config = BlockConfig {
+            cache,
+            ..Default::default()
+        };
+        Machine::new(Options {
+            read_only,
+            config,
+            ..Default::default()
+        })
+        .block
+        .features()
     };
     let common = 1 << 1 | 1 << 2 | 1 << 6 | 1 << 28 | 1 << 29;
     let changes = 1 << 13 | 1 << 14;
@@ -54,7 +63,15 @@ fn a_disk_without_its_queue_does_not_start() {
     let file = disk_file(1);
     let mut block = Block::new(BlockConfig::default(), Engine::Sync.open(file.as_path(), false)).unwrap();
     let memory = guest_memory(MEMORY);
-    assert!(block.activate(Activation { memory, queues: Vec::new(), features: 0 }).is_err());
+    assert!(
+        block
+            .activate(Activation {
+                memory,
+                queues: Vec::new(),
+                features: 0
+            })
+            .is_err()
+    );
     assert_eq!(block.metrics().activate_fails, 1);
     block.process_queue(0).unwrap();
     block.reset();
@@ -63,7 +80,11 @@ fn a_disk_without_its_queue_does_not_start() {
 #[test]
 fn with_the_event_index_the_driver_is_interrupted_when_it_asked_for_it() {
     for engine in ENGINES {
-        let mut machine = Machine::new(Options { engine, refused_features: 0, ..Default::default() });
+        let mut machine = Machine::new(Options {
+            engine,
+            refused_features: 0,
+            ..Default::default()
+        });
         let head = machine.queue.readable(&header(IN, 0));
         let rest = machine.queue.writable(513);
         machine.queue.set_used_event(2);

@@ -30,7 +30,11 @@ fn a_file_that_became_shorter_gives_errors_and_never_stale_bytes() {
 fn a_full_host_disk_gives_errors_and_the_device_works_on() {
     let file = disk_file(SECTORS);
     // Reads zeroes, and every write says that there is no space left.
-    let full = OpenOptions::new().read(true).write(true).open("/dev/full").unwrap();
+    let full = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
     let backend = Box::new(FileBackend::new(full, SECTORS, false, false));
     let mut machine = Machine::with_backend(Options::default(), backend, file);
     for _ in 0..1000 {
@@ -43,14 +47,29 @@ fn a_full_host_disk_gives_errors_and_the_device_works_on() {
 #[test]
 fn zeroes_are_written_where_the_host_cannot_zero_a_range() {
     let mut machine = Machine::with_engine(Engine::Sync);
-    let file = OpenOptions::new().read(true).write(true).open(machine.path()).unwrap();
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(machine.path())
+        .unwrap();
     let mut backend = FileBackend::new(file, 1 << 13, false, false);
     backend.forget_abilities();
     machine.truncate(1 << 22);
     machine.file.as_file().write_all_at(&[9; 1 << 22], 0).unwrap();
     machine.block.replace_backend(Box::new(backend)).unwrap();
-    for (sector, sectors, flags) in [(1, 1, 0), (9, 7, 1), (100, 2048, 0), (3000, 2051, 1), (8191, 1, 0)] {
-        assert_eq!(machine.request(WRITE_ZEROES, 0, &range(sector, sectors, flags), 0).status(), OK);
+    for (sector, sectors, flags) in [
+        (1, 1, 0),
+        (9, 7, 1),
+        (100, 2048, 0),
+        (3000, 2051, 1),
+        (8191, 1, 0),
+    ] {
+        assert_eq!(
+            machine
+                .request(WRITE_ZEROES, 0, &range(sector, sectors, flags), 0)
+                .status(),
+            OK
+        );
         let (start, len) = (sector * 512, sectors as usize * 512);
         assert_eq!(machine.disk(start, len), vec![0; len]);
         assert_eq!(machine.disk(start - 512, 512), [9; 512]);
@@ -65,13 +84,18 @@ fn zeroes_are_written_where_the_host_cannot_zero_a_range() {
 
 #[test]
 fn another_file_takes_the_place_of_the_first_with_its_own_size() {
-    for (before, after) in
-        [(Engine::Sync, Engine::Sync), (Engine::Async, Engine::Async), (Engine::Sync, Engine::Async)]
-    {
+    for (before, after) in [
+        (Engine::Sync, Engine::Sync),
+        (Engine::Async, Engine::Async),
+        (Engine::Sync, Engine::Async),
+    ] {
         let mut machine = Machine::with_engine(before);
         let other = TempFile::new().unwrap();
         other.as_file().write_all_at(&[0x77; 128 * 512], 0).unwrap();
-        machine.block.replace_backend(after.open(other.as_path(), false)).unwrap();
+        machine
+            .block
+            .replace_backend(after.open(other.as_path(), false))
+            .unwrap();
         let mut capacity = [0; 8];
         machine.block.read_config(0, &mut capacity);
         assert_eq!(u64::from_le_bytes(capacity), 128);
@@ -86,7 +110,9 @@ fn another_file_takes_the_place_of_the_first_with_its_own_size() {
 fn a_file_of_the_other_access_is_not_taken() {
     let mut machine = Machine::with_engine(Engine::Sync);
     let other = disk_file(1);
-    let result = machine.block.replace_backend(Engine::Sync.open(other.as_path(), true));
+    let result = machine
+        .block
+        .replace_backend(Engine::Sync.open(other.as_path(), true));
     assert!(matches!(result, Err(BlockError::AccessChanged)));
     assert_eq!(machine.block.metrics().update_fails, 1);
     assert_eq!(machine.block.sectors(), SECTORS);
@@ -105,7 +131,11 @@ fn a_host_error_is_the_guests_error_in_every_type_of_request() {
         }
         fn submit(&mut self, job: crate::virtio::block::Job) -> Option<crate::virtio::block::Done> {
             let result = Err(std::io::Error::from_raw_os_error(libc::EIO));
-            Some(crate::virtio::block::Done { tag: job.tag, result, buffers: job.buffers })
+            Some(crate::virtio::block::Done {
+                tag: job.tag,
+                result,
+                buffers: job.buffers,
+            })
         }
         fn discard(&mut self, _: u64, _: u64) -> std::io::Result<()> {
             Err(std::io::Error::from_raw_os_error(libc::EIO))
@@ -120,7 +150,13 @@ fn a_host_error_is_the_guests_error_in_every_type_of_request() {
     assert_eq!(machine.write(0, &[0; 512]).status(), IOERR);
     assert_eq!(machine.request(FLUSH, 0, &[], 0).status(), IOERR);
     assert_eq!(machine.request(DISCARD, 0, &range(0, 8, 0), 0).status(), IOERR);
-    assert_eq!(machine.request(WRITE_ZEROES, 0, &range(0, 8, 0), 0).status(), IOERR);
+    assert_eq!(
+        machine.request(WRITE_ZEROES, 0, &range(0, 8, 0), 0).status(),
+        IOERR
+    );
     let metrics = machine.block.take_metrics();
-    assert_eq!((metrics.execute_fails, metrics.flush_count, metrics.write_count), (6, 0, 0));
+    assert_eq!(
+        (metrics.execute_fails, metrics.flush_count, metrics.write_count),
+        (6, 0, 0)
+    );
 }

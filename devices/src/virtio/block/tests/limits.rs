@@ -4,13 +4,24 @@ use super::*;
 use crate::rate_limiter::{BucketConfig, BucketUpdate, RateLimiter};
 
 fn bucket(size: u64, refill_time_ms: u64) -> BucketConfig {
-    BucketConfig { size, one_time_burst: 0, refill_time_ms }
+    BucketConfig {
+        size,
+        one_time_burst: 0,
+        refill_time_ms,
+    }
 }
 
 fn limited(engine: Engine, bytes: Option<BucketConfig>, ops: Option<BucketConfig>) -> Machine {
     let rate_limiter = RateLimiter::new(bytes, ops).unwrap();
-    let config = BlockConfig { rate_limiter, ..Default::default() };
-    Machine::new(Options { engine, config, ..Default::default() })
+    let config = BlockConfig {
+        rate_limiter,
+        ..Default::default()
+    };
+    Machine::new(Options {
+        engine,
+        config,
+        ..Default::default()
+    })
 }
 
 fn add_reads(machine: &mut Machine, count: usize, len: usize) {
@@ -51,12 +62,18 @@ fn a_request_larger_than_the_bucket_still_goes_through() {
 fn a_limit_can_be_set_and_lifted_while_the_guest_runs() {
     let mut machine = Machine::with_engine(Engine::Sync);
     assert!(machine.block.backend_events().is_empty());
-    machine.block.update_rate_limiter(BucketUpdate::Keep, BucketUpdate::Replace(bucket(1, 1000))).unwrap();
+    machine
+        .block
+        .update_rate_limiter(BucketUpdate::Keep, BucketUpdate::Replace(bucket(1, 1000)))
+        .unwrap();
     assert_eq!(machine.block.backend_events().len(), 1);
     add_reads(&mut machine, 2, 512);
     machine.block.process_queue(0).unwrap();
     assert_eq!(machine.queue.used().len(), 1);
-    machine.block.update_rate_limiter(BucketUpdate::Keep, BucketUpdate::Disable).unwrap();
+    machine
+        .block
+        .update_rate_limiter(BucketUpdate::Keep, BucketUpdate::Disable)
+        .unwrap();
     machine.serve_event();
     assert_eq!(machine.queue.used().len(), 1);
     assert_eq!(machine.block.metrics().update_count, 2);
@@ -64,16 +81,27 @@ fn a_limit_can_be_set_and_lifted_while_the_guest_runs() {
 
 #[test]
 fn a_turn_ends_after_so_many_bytes_and_the_doorbell_rings_for_the_next() {
-    let mut machine = Machine::new(Options { sectors: 1 << 17, ..Default::default() });
+    let mut machine = Machine::new(Options {
+        sectors: 1 << 17,
+        ..Default::default()
+    });
     let (queue, doorbell) = machine.queue.activate(machine.line.clone(), false);
     let features = machine.block.features();
-    let activation = Activation { memory: machine.memory.clone(), queues: vec![queue], features };
+    let activation = Activation {
+        memory: machine.memory.clone(),
+        queues: vec![queue],
+        features,
+    };
     machine.block.reset();
     machine.block.activate(activation).unwrap();
     let head = machine.queue.readable(&header(IN, 0));
     let status = machine.queue.writable(1);
     // 32 MiB into the same memory, over and over.
-    let room = Buffer { address: 0, len: 1 << 20, writable: true };
+    let room = Buffer {
+        address: 0,
+        len: 1 << 20,
+        writable: true,
+    };
     let mut chain = vec![head];
     chain.extend([room; 32]);
     chain.push(status);

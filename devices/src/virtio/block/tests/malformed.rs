@@ -24,9 +24,15 @@ fn refused(build: impl Fn(&mut MockQueue) -> Vec<Buffer>) -> (u32, Vec<u8>) {
 #[test]
 fn a_chain_without_a_writable_byte_is_given_back_unanswered() {
     assert_eq!(refused(|queue| vec![queue.readable(&header(IN, 0))]), (0, vec![]));
-    assert_eq!(refused(|queue| vec![queue.readable(&header(OUT, 0)), queue.readable(&[1; 512])]), (0, vec![]));
+    assert_eq!(
+        refused(|queue| vec![queue.readable(&header(OUT, 0)), queue.readable(&[1; 512])]),
+        (0, vec![])
+    );
     let empty_status = |queue: &mut MockQueue| {
-        let status = Buffer { len: 0, ..queue.writable(1) };
+        let status = Buffer {
+            len: 0,
+            ..queue.writable(1)
+        };
         vec![queue.readable(&header(IN, 0)), status]
     };
     assert_eq!(refused(empty_status), (0, vec![]));
@@ -34,9 +40,17 @@ fn a_chain_without_a_writable_byte_is_given_back_unanswered() {
 
 #[test]
 fn a_header_that_is_writable_or_short_is_an_error() {
-    assert_eq!(refused(|queue| vec![queue.writable(16), queue.writable(1)]).1.last(), Some(&IOERR));
+    assert_eq!(
+        refused(|queue| vec![queue.writable(16), queue.writable(1)])
+            .1
+            .last(),
+        Some(&IOERR)
+    );
     assert_eq!(refused(|queue| vec![queue.writable(1)]), (1, vec![IOERR]));
-    assert_eq!(refused(|queue| vec![queue.readable(&[0; 15]), queue.writable(1)]), (1, vec![IOERR]));
+    assert_eq!(
+        refused(|queue| vec![queue.readable(&[0; 15]), queue.writable(1)]),
+        (1, vec![IOERR])
+    );
 }
 
 #[test]
@@ -76,18 +90,31 @@ fn data_that_does_not_suit_the_request_is_an_error_and_stays_as_it_is() {
         });
         let (status, data) = written.split_last().unwrap();
         assert_eq!(*status, IOERR, "{request_type} {data_out} {data_in}");
-        assert!(data.iter().all(|byte| *byte == 0xa5), "{request_type} {data_out} {data_in}");
+        assert!(
+            data.iter().all(|byte| *byte == 0xa5),
+            "{request_type} {data_out} {data_in}"
+        );
         assert_eq!(len, if data_in == 0 { 1 } else { 0 });
     }
 }
 
 #[test]
 fn sectors_that_are_not_there_are_an_error_even_when_their_number_overflows() {
-    for sector in [SECTORS, SECTORS + 1, 1 << 55, u64::MAX / 512, u64::MAX - 1, u64::MAX] {
+    for sector in [
+        SECTORS,
+        SECTORS + 1,
+        1 << 55,
+        u64::MAX / 512,
+        u64::MAX - 1,
+        u64::MAX,
+    ] {
         let read = refused(|queue| vec![queue.readable(&header(IN, sector)), queue.writable(513)]);
         assert_eq!(read.1.last(), Some(&IOERR), "{sector:#x}");
         let write = refused(|queue| {
-            vec![queue.readable(&[header(OUT, sector), vec![1; 512]].concat()), queue.writable(1)]
+            vec![
+                queue.readable(&[header(OUT, sector), vec![1; 512]].concat()),
+                queue.writable(1),
+            ]
         });
         assert_eq!(write, (1, vec![IOERR]), "{sector:#x}");
         for request_type in [DISCARD, WRITE_ZEROES] {
@@ -118,7 +145,10 @@ fn ranges_must_suit_what_the_device_offers() {
     ];
     for (request_type, ranges, status) in cases {
         let build = |queue: &mut MockQueue| {
-            vec![queue.readable(&[header(request_type, 0), ranges.clone()].concat()), queue.writable(1)]
+            vec![
+                queue.readable(&[header(request_type, 0), ranges.clone()].concat()),
+                queue.writable(1),
+            ]
         };
         assert_eq!(refused(build), (1, vec![status]), "{request_type} {ranges:?}");
     }
@@ -129,7 +159,11 @@ fn a_giant_number_of_ranges_is_refused_without_a_look_at_them() {
     let mut machine = Machine::with_engine(Engine::Sync);
     let head = machine.queue.readable(&header(DISCARD, 0));
     let status = machine.queue.writable(1);
-    let ranges = Buffer { address: 0, len: 0xffff_ff00, writable: false };
+    let ranges = Buffer {
+        address: 0,
+        len: 0xffff_ff00,
+        writable: false,
+    };
     machine.queue.add(&[head, ranges, status]);
     machine.serve(1);
     assert_eq!(machine.queue.contents(status), [IOERR]);
@@ -137,24 +171,55 @@ fn a_giant_number_of_ranges_is_refused_without_a_look_at_them() {
 
 #[test]
 fn buffers_outside_memory_are_an_error() {
-    for (address, len) in [(MEMORY as u64, 512), (MEMORY as u64 - 1, 512), (u64::MAX - 511, 512), (u64::MAX, 512)] {
+    for (address, len) in [
+        (MEMORY as u64, 512),
+        (MEMORY as u64 - 1, 512),
+        (u64::MAX - 511, 512),
+        (u64::MAX, 512),
+    ] {
         for engine in ENGINES {
             let mut machine = Machine::with_engine(engine);
             for (request_type, writable) in [(IN, true), (OUT, false)] {
                 let head = machine.queue.readable(&header(request_type, 0));
                 let status = machine.queue.writable(1);
-                machine.queue.add(&[head, Buffer { address, len, writable }, status]);
+                machine.queue.add(&[
+                    head,
+                    Buffer {
+                        address,
+                        len,
+                        writable,
+                    },
+                    status,
+                ]);
                 machine.serve(1);
                 assert_eq!(machine.queue.contents(status), [IOERR], "{address:#x}");
             }
             let status = machine.queue.writable(1);
-            machine.queue.add(&[Buffer { address, len: 16, writable: false }, status]);
+            machine.queue.add(&[
+                Buffer {
+                    address,
+                    len: 16,
+                    writable: false,
+                },
+                status,
+            ]);
             assert_eq!(machine.serve(1)[0].len, 1);
             assert_eq!(machine.queue.contents(status), [IOERR], "{address:#x}");
             let head = machine.queue.readable(&header(FLUSH, 0));
-            machine.queue.add(&[head, Buffer { address, len: 1, writable: true }]);
+            machine.queue.add(&[
+                head,
+                Buffer {
+                    address,
+                    len: 1,
+                    writable: true,
+                },
+            ]);
             let used = machine.serve(1)[0];
-            assert_eq!(used.len, if address == MEMORY as u64 - 1 { 1 } else { 0 }, "{address:#x}");
+            assert_eq!(
+                used.len,
+                if address == MEMORY as u64 - 1 { 1 } else { 0 },
+                "{address:#x}"
+            );
             assert!(machine.disk_is_untouched());
         }
     }
@@ -162,13 +227,25 @@ fn buffers_outside_memory_are_an_error() {
 
 #[test]
 fn one_page_named_ever_so_often_does_not_make_a_request_of_gigabytes() {
-    let mut machine = Machine::new(Options { sectors: 1 << 16, ..Default::default() });
+    let mut machine = Machine::new(Options {
+        sectors: 1 << 16,
+        ..Default::default()
+    });
     machine.truncate(1 << 40);
-    machine.block.replace_backend(Engine::Sync.open(&machine.path(), false)).unwrap();
+    machine
+        .block
+        .replace_backend(Engine::Sync.open(&machine.path(), false))
+        .unwrap();
     let head = machine.queue.readable(&header(IN, 0));
     let status = machine.queue.writable(1);
     let mut chain = vec![head];
-    chain.extend([Buffer { address: 0, len: 1 << 20, writable: true }; 64]);
+    chain.extend(
+        [Buffer {
+            address: 0,
+            len: 1 << 20,
+            writable: true,
+        }; 64],
+    );
     chain.push(status);
     machine.queue.add(&chain);
     machine.serve(1);
@@ -257,10 +334,17 @@ fn an_available_index_that_ran_ahead_is_a_fault_and_a_reset_heals_it() {
 #[test]
 fn the_guest_cannot_change_a_read_only_disk() {
     for engine in ENGINES {
-        let mut machine = Machine::new(Options { engine, read_only: true, ..Default::default() });
+        let mut machine = Machine::new(Options {
+            engine,
+            read_only: true,
+            ..Default::default()
+        });
         assert_eq!(machine.write(0, &[1; 512]).status(), IOERR);
         assert_eq!(machine.request(DISCARD, 0, &range(0, 8, 0), 0).status(), IOERR);
-        assert_eq!(machine.request(WRITE_ZEROES, 0, &range(0, 8, 1), 0).status(), IOERR);
+        assert_eq!(
+            machine.request(WRITE_ZEROES, 0, &range(0, 8, 1), 0).status(),
+            IOERR
+        );
         assert!(machine.disk_is_untouched());
         assert_eq!(machine.read(0, 512).status(), OK);
         assert_eq!(machine.request(FLUSH, 0, &[], 0).status(), OK);

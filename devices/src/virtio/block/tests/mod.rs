@@ -89,7 +89,10 @@ fn pattern_at(offset: u64, len: usize) -> Vec<u8> {
 
 /// A file of `sectors` sectors of [`pattern`].
 fn disk_file(sectors: u64) -> TempFile {
-    let file = TempFile::new().unwrap();
+    fill(TempFile::new().unwrap(), sectors)
+}
+
+fn fill(file: TempFile, sectors: u64) -> TempFile {
     let len = usize::try_from(sectors * 512).unwrap();
     file.as_file().write_all_at(&pattern_at(0, len), 0).unwrap();
     file
@@ -150,7 +153,11 @@ impl Default for Options {
         Self {
             engine: Engine::Sync,
             read_only: false,
-            config: BlockConfig { id: "rootfs".into(), cache: CacheMode::Writeback, ..Default::default() },
+            config: BlockConfig {
+                id: "rootfs".into(),
+                cache: CacheMode::Writeback,
+                ..Default::default()
+            },
             refused_features: features::F_EVENT_IDX,
             sectors: SECTORS,
         }
@@ -165,14 +172,23 @@ impl Machine {
     }
 
     fn with_engine(engine: Engine) -> Self {
-        Self::new(Options { engine, ..Default::default() })
+        Self::new(Options {
+            engine,
+            ..Default::default()
+        })
     }
 
     fn with_backend(options: Options, backend: Box<dyn BlockBackend>, file: TempFile) -> Self {
         let memory = guest_memory(MEMORY);
         let block = Block::new(options.config, backend).unwrap();
         let queue = MockQueue::new(&memory, QUEUE_BASE, 256);
-        let mut machine = Self { block, queue, line: CountingLine::shared(), memory, file };
+        let mut machine = Self {
+            block,
+            queue,
+            line: CountingLine::shared(),
+            memory,
+            file,
+        };
         machine.activate(options.refused_features);
         machine
     }
@@ -181,7 +197,11 @@ impl Machine {
         let features = self.block.features() & !refused_features;
         let event_index = features & features::F_EVENT_IDX != 0;
         let (queue, _doorbell) = self.queue.activate(self.line.clone(), event_index);
-        let activation = Activation { memory: self.memory.clone(), queues: vec![queue], features };
+        let activation = Activation {
+            memory: self.memory.clone(),
+            queues: vec![queue],
+            features,
+        };
         self.block.activate(activation).unwrap();
     }
 
@@ -216,8 +236,14 @@ impl Machine {
     /// Waits for a backend event and serves it.
     fn serve_event(&mut self) {
         let events = self.block.backend_events();
-        let mut polled: Vec<_> =
-            events.iter().map(|event| libc::pollfd { fd: event.fd, events: libc::POLLIN, revents: 0 }).collect();
+        let mut polled: Vec<_> = events
+            .iter()
+            .map(|event| libc::pollfd {
+                fd: event.fd,
+                events: libc::POLLIN,
+                revents: 0,
+            })
+            .collect();
         // SAFETY: the vector holds as many entries as it says.
         let ready = unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, 10_000) };
         assert!(ready > 0, "nothing happened in ten seconds");
@@ -233,8 +259,14 @@ impl Machine {
         let head = self.queue.add(buffers);
         let used = self.serve(1)[0];
         assert_eq!(used.head, head);
-        let written = buffers.iter().filter(|buffer| buffer.writable).flat_map(|buffer| self.queue.contents(*buffer));
-        Outcome { len: used.len, written: written.collect() }
+        let written = buffers
+            .iter()
+            .filter(|buffer| buffer.writable)
+            .flat_map(|buffer| self.queue.contents(*buffer));
+        Outcome {
+            len: used.len,
+            written: written.collect(),
+        }
     }
 
     /// A request with three descriptors at most, as drivers usually send it.

@@ -50,14 +50,21 @@ fn a_size_that_is_not_whole_sectors_is_refused_with_the_right_one() {
         File::create(&path).unwrap().set_len(size).unwrap();
         let message = refusal(&path, false);
         assert!(message.contains(&format!("holds {size} bytes")), "{message}");
-        assert!(message.contains(&format!("grow it to {right} bytes")), "{message}");
+        assert!(
+            message.contains(&format!("grow it to {right} bytes")),
+            "{message}"
+        );
     }
 }
 
 #[test]
 fn an_empty_file_is_a_disk_without_sectors() {
     for engine in ENGINES {
-        let mut machine = Machine::new(Options { engine, sectors: 0, ..Default::default() });
+        let mut machine = Machine::new(Options {
+            engine,
+            sectors: 0,
+            ..Default::default()
+        });
         assert_eq!(machine.block.sectors(), 0);
         assert_eq!(machine.read(0, 512).status(), IOERR);
         assert_eq!(machine.request(FLUSH, 0, &[], 0).status(), OK);
@@ -82,7 +89,10 @@ fn a_file_without_permission_is_named_with_what_would_help() {
     }
     // Root may open everything, except to write a program that is running or a kernel's read-only file.
     let message = refusal(Path::new("/sys/kernel/notes"), false);
-    assert!(message.contains("no permission to write") || message.contains("cannot open"), "{message}");
+    assert!(
+        message.contains("no permission to write") || message.contains("cannot open"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -91,7 +101,10 @@ fn a_drive_that_is_opened_read_only_cannot_be_written_by_the_host_either() {
     for engine in ENGINES {
         let backend = engine.open(file.as_path(), true);
         assert!(backend.read_only());
-        let mut machine = Machine::new(Options { engine, ..Default::default() });
+        let mut machine = Machine::new(Options {
+            engine,
+            ..Default::default()
+        });
         // As if the device had forgotten to check.
         machine.block.replace_backend_unchecked(backend);
         assert_eq!(machine.write(0, &[1; 512]).status(), IOERR);

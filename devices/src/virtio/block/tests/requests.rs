@@ -91,7 +91,12 @@ fn discarded_sectors_give_their_space_back() {
 fn zeroed_sectors_read_as_zeroes_with_and_without_unmap() {
     each(|machine| {
         for (sector, flags) in [(2, 0), (20, 1)] {
-            assert_eq!(machine.request(WRITE_ZEROES, 0, &range(sector, 9, flags), 0).status(), OK);
+            assert_eq!(
+                machine
+                    .request(WRITE_ZEROES, 0, &range(sector, 9, flags), 0)
+                    .status(),
+                OK
+            );
             let outcome = machine.read(sector - 1, 11 * 512);
             assert_eq!(outcome.data()[..512], pattern_at((sector - 1) * 512, 512));
             assert_eq!(outcome.data()[512..10 * 512], [0; 9 * 512]);
@@ -130,7 +135,11 @@ fn send_cut(machine: &mut Machine, readable: &[u8], room: usize, cuts: &[usize],
                 None => (edge[0], whole_out),
             };
             let len = u32::try_from(edge[1] - edge[0]).unwrap();
-            Buffer { address: whole.address + from as u64, len, writable: whole.writable }
+            Buffer {
+                address: whole.address + from as u64,
+                len,
+                writable: whole.writable,
+            }
         })
         .collect();
     if !indirect {
@@ -138,7 +147,10 @@ fn send_cut(machine: &mut Machine, readable: &[u8], room: usize, cuts: &[usize],
     }
     machine.queue.add_indirect(&buffers);
     let len = machine.serve(1)[0].len;
-    Outcome { len, written: machine.queue.contents(whole_in) }
+    Outcome {
+        len,
+        written: machine.queue.contents(whole_in),
+    }
 }
 
 #[test]
@@ -151,12 +163,22 @@ fn a_request_may_be_cut_at_every_byte() {
             assert_eq!(outcome.data(), pattern_at(9 * 512, 512), "{cut}");
 
             let data: Vec<u8> = (0..512).map(|byte| (byte + cut) as u8).collect();
-            let outcome = send_cut(&mut machine, &[header(OUT, 11), data.clone()].concat(), 1, &[cut, 3], indirect);
+            let outcome = send_cut(
+                &mut machine,
+                &[header(OUT, 11), data.clone()].concat(),
+                1,
+                &[cut, 3],
+                indirect,
+            );
             assert_eq!((outcome.status(), outcome.len), (OK, 1), "{cut}");
             assert_eq!(machine.disk(11 * 512, 512), data, "{cut}");
 
             let readable = [header(WRITE_ZEROES, 0), range(30, 1, 0)].concat();
-            assert_eq!(send_cut(&mut machine, &readable, 1, &[cut % 33, 20], indirect).status(), OK, "{cut}");
+            assert_eq!(
+                send_cut(&mut machine, &readable, 1, &[cut % 33, 20], indirect).status(),
+                OK,
+                "{cut}"
+            );
             assert_eq!(machine.disk(30 * 512, 512), [0; 512]);
             machine.write(30, &[1; 512]);
 
@@ -184,7 +206,10 @@ fn a_request_in_pieces_of_one_byte_needs_an_indirect_table_and_works() {
 fn scattered_buffers_are_filled_in_their_order() {
     each(|machine| {
         let readable = machine.queue.readable(&header(IN, 0));
-        let rooms: Vec<_> = [700, 1, 311, 12].iter().map(|len| machine.queue.writable(*len)).collect();
+        let rooms: Vec<_> = [700, 1, 311, 12]
+            .iter()
+            .map(|len| machine.queue.writable(*len))
+            .collect();
         let status = machine.queue.writable(1);
         let chain = [readable, rooms[2], rooms[0], rooms[3], rooms[1], status];
         let outcome = machine.send(&chain);
@@ -197,7 +222,9 @@ fn scattered_buffers_are_filled_in_their_order() {
 fn a_queue_full_of_requests_takes_one_interrupt() {
     let mut machine = Machine::with_engine(Engine::Sync);
     let header = machine.queue.readable(&header(IN, 1));
-    let rooms: Vec<_> = (0..85).map(|_| (machine.queue.writable(512), machine.queue.writable(1))).collect();
+    let rooms: Vec<_> = (0..85)
+        .map(|_| (machine.queue.writable(512), machine.queue.writable(1)))
+        .collect();
     for (room, status) in &rooms {
         machine.queue.add(&[header, *room, *status]);
     }
@@ -223,7 +250,11 @@ fn pages_that_a_read_fills_are_marked_dirty_and_others_are_not() {
         let status = machine.queue.writable(1);
         let region = machine.memory.iter().next().unwrap();
         region.get_mmap().bitmap().as_ref().unwrap().reset();
-        let room = Buffer { address: 0x5f00, len: 0x200, writable: true };
+        let room = Buffer {
+            address: 0x5f00,
+            len: 0x200,
+            writable: true,
+        };
         machine.queue.add(&[header, room, status]);
         machine.serve(1);
         let region = machine.memory.iter().next().unwrap();

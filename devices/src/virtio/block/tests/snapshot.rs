@@ -6,10 +6,22 @@ use crate::state::Snapshot;
 use crate::virtio::block::BlockState;
 
 fn limited(engine: Engine) -> Machine {
-    let ops = BucketConfig { size: 2, one_time_burst: 0, refill_time_ms: 300 };
+    let ops = BucketConfig {
+        size: 2,
+        one_time_burst: 0,
+        refill_time_ms: 300,
+    };
     let rate_limiter = RateLimiter::new(None, Some(ops)).unwrap();
-    let config = BlockConfig { id: "rootfs".into(), cache: CacheMode::Writeback, rate_limiter };
-    Machine::new(Options { engine, config, ..Default::default() })
+    let config = BlockConfig {
+        id: "rootfs".into(),
+        cache: CacheMode::Writeback,
+        rate_limiter,
+    };
+    Machine::new(Options {
+        engine,
+        config,
+        ..Default::default()
+    })
 }
 
 fn through_json(state: &BlockState) -> BlockState {
@@ -27,12 +39,20 @@ fn a_disk_goes_on_where_it_was_saved_with_requests_waiting() {
         }
         machine.block.process_queue(0).unwrap();
         machine.block.quiesce().unwrap();
-        assert_eq!(machine.queue.used().len(), 2, "the third waits for the rate limiter");
+        assert_eq!(
+            machine.queue.used().len(),
+            2,
+            "the third waits for the rate limiter"
+        );
         let state = through_json(&machine.block.save());
         let positions = machine.block.queue_positions();
         assert_eq!((positions[0].next_avail, positions[0].next_used), (2, 2));
 
-        let config = BlockConfig { id: "rootfs".into(), cache: CacheMode::Writeback, ..Default::default() };
+        let config = BlockConfig {
+            id: "rootfs".into(),
+            cache: CacheMode::Writeback,
+            ..Default::default()
+        };
         let mut restored = Block::new(config, engine.open(&machine.path(), false)).unwrap();
         restored.restore(&state).unwrap();
         let mut queue = machine.queue.queue();
@@ -43,12 +63,19 @@ fn a_disk_goes_on_where_it_was_saved_with_requests_waiting() {
             crate::virtio::ActiveQueue::new(queue, machine.memory.clone(), machine.line.clone(), doorbell);
         let features = restored.features();
         restored
-            .activate(Activation { memory: machine.memory.clone(), queues: vec![queue], features })
+            .activate(Activation {
+                memory: machine.memory.clone(),
+                queues: vec![queue],
+                features,
+            })
             .unwrap();
         machine.block = restored;
         assert_eq!(through_json(&machine.block.save()).id, "rootfs");
         machine.block.process_queue(0).unwrap();
-        assert!(machine.queue.used().is_empty(), "the rest of the wait was saved too");
+        assert!(
+            machine.queue.used().is_empty(),
+            "the rest of the wait was saved too"
+        );
         while machine.queue.used().is_empty() {
             machine.serve_event();
         }
@@ -60,7 +87,8 @@ fn a_disk_goes_on_where_it_was_saved_with_requests_waiting() {
 #[test]
 fn a_state_of_another_disk_or_version_is_refused() {
     let state = Machine::with_engine(Engine::Sync).block.save();
-    let changes: [(fn(&mut BlockState), &str); 6] = [
+    type Change = fn(&mut BlockState);
+    let changes: [(Change, &str); 6] = [
         (|state| state.version = 2, "version"),
         (|state| state.id = "other".into(), "`id`"),
         (|state| state.read_only = true, "`read_only`"),
@@ -76,7 +104,13 @@ fn a_state_of_another_disk_or_version_is_refused() {
         assert!(message.contains(expected), "{message}");
     }
     let mut machine = Machine::with_engine(Engine::Sync);
-    machine.block.restore(&BlockState { sectors: 1, ..state.clone() }).unwrap();
+    machine
+        .block
+        .restore(&BlockState {
+            sectors: 1,
+            ..state.clone()
+        })
+        .unwrap();
     assert_eq!(machine.block.sectors(), SECTORS);
     let json = serde_json::to_string(&state).unwrap();
     assert!(serde_json::from_str::<BlockState>(&json.replacen('{', "{\"extra\":1,", 1)).is_err());

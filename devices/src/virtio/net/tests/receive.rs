@@ -100,6 +100,7 @@ fn without_buffers_frames_stay_with_the_host_and_flow_when_the_driver_refills() 
             }
             rig.ring(RX);
         }
+        assert!(rig.net.most_pieces() <= 2048, "lists grow with the traffic");
         for (got, sent) in got.into_iter().zip(frames) {
             assert_eq!(got, merged(sent, 1));
         }
@@ -142,6 +143,45 @@ fn a_frame_that_all_buffers_of_a_driver_cannot_hold_is_dropped() {
     let used = rig.rx.used();
     assert_eq!(collect(&rig, &buffers, &used), merged(frame(8 * 1526, 1), 8));
     assert_eq!(rig.counters().rx_dropped, 1);
+}
+
+#[test]
+fn a_driver_that_never_gives_more_buffers_loses_what_they_cannot_hold() {
+    let mut rig = Rig::with(config(Some(MAC)), COMMON, 64);
+    let buffers = rig.add_rx(&[1526; 8]);
+    rig.ring(RX);
+    rig.wire.offer(&frame(30_000, 0));
+    rig.wire.offer(&frame(600, 1));
+    rig.arrive();
+    let used = rig.rx.used();
+    assert_eq!(collect(&rig, &buffers, &used), merged(frame(600, 1), 1));
+    assert_eq!(rig.counters().rx_dropped, 1);
+}
+
+#[test]
+fn a_useless_buffer_is_no_obstacle_without_merging() {
+    let mut rig = Rig::new(COMMON & !MERGE);
+    let outside = Buffer {
+        address: 1 << 40,
+        len: 1526,
+        writable: true,
+    };
+    rig.rx.add(&[outside]);
+    let mut buffers = vec![outside];
+    buffers.extend(rig.add_rx(&[1526; 3]));
+    rig.ring(RX);
+    for seed in 0..3 {
+        rig.wire.offer(&frame(1526, seed));
+    }
+    rig.arrive();
+    let used = rig.rx.used();
+    assert_eq!((used.len(), used[0].len), (4, 0));
+    for (seed, used) in used[1..].iter().enumerate() {
+        assert_eq!(
+            collect(&rig, &buffers, &[*used]),
+            merged(frame(1526, seed as u8), 1)
+        );
+    }
 }
 
 #[test]

@@ -221,9 +221,15 @@ struct TapRig {
 impl TapRig {
     fn new(features: u64) -> Self {
         make_tap(TAP, libc::IFF_TAP);
+        Self::on_tap(features, |_| ())
+    }
+
+    /// Opens the tap, calls `before` with the host's end, and only then starts the driver.
+    fn on_tap(features: u64, before: impl FnOnce(&HostEnd)) -> Self {
         let memory = guest_memory(MEMORY);
         let mut net = Net::new(config(Some(MAC)), Tap::open(TAP).unwrap()).unwrap();
         let host = HostEnd::new(TAP);
+        before(&host);
         let (mut rx, tx) = (
             MockQueue::new(&memory, 0x1000, 256),
             MockQueue::new(&memory, 0x100_0000, 256),
@@ -345,6 +351,26 @@ fn a_guest_gets_large_segments_whole_only_if_it_asked_for_them() {
             got.iter()
                 .all(|frame| frame[..10] == [0; 10] && frame.len() <= 12 + HEADERS + 1400)
         );
+    });
+}
+
+#[test]
+fn what_the_last_microvm_accepted_is_not_for_the_next() {
+    in_namespace(|| {
+        make_tap(TAP, libc::IFF_TAP);
+        let mut last = Tap::open(TAP).unwrap();
+        last.set_offloads(Offloads {
+            checksum: true,
+            tso4: true,
+            tso6: true,
+            ufo: true,
+        })
+        .unwrap();
+        drop(last);
+        let mut rig = TapRig::on_tap(MERGE, |host| host.send(&large_tcp(STRANGER, MAC)));
+        rig.net.process_backend(0, EventSet::IN).unwrap();
+        let got = rig.received();
+        assert_eq!(got.len(), 6, "8,000 bytes in segments of 1,400");
     });
 }
 
