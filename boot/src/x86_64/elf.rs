@@ -270,7 +270,7 @@ fn extent(index: usize, header: &Elf64_Phdr, map: &MemoryMap) -> Result<Extent, 
         return Err(ElfError::InGap { index, start, end });
     }
     let memory_end = map.low_end;
-    if end > memory_end {
+    if end > memory_end.saturating_mul(2) {
         return Err(ElfError::OutsideMemory {
             index,
             start,
@@ -279,7 +279,7 @@ fn extent(index: usize, header: &Elf64_Phdr, map: &MemoryMap) -> Result<Extent, 
         });
     }
     let low = start >= layout::START_TABLES_END && end <= layout::LOW_RAM_END;
-    if start < 1 && !low {
+    if start < layout::HIMEM_START && !low {
         return Err(ElfError::OverTables { index, start, end });
     }
     Ok(Extent { start, end })
