@@ -48,13 +48,18 @@ def start(request):
 
 def replace(request):
     """Becomes the command (in the child)."""
+    for number in (signal.SIGPIPE, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
     try:
-        for number in (signal.SIGPIPE, signal.SIGINT):
-            signal.signal(number, signal.SIG_DFL)
         os.chdir(request["cwd"])
+    except OSError as error:
+        os.write(2, f"kvm-host: {request['cwd']} is not there inside the emulated host "
+                    f"({error.strerror}); kvm-host run and start take --share\n".encode())
+        os._exit(126)
+    try:
         os.execvpe(request["argv"][0], request["argv"], request["env"])
     except FileNotFoundError as error:
-        os.write(2, f"kvm-host: {error.filename or request['argv'][0]}: not found\n".encode())
+        os.write(2, f"kvm-host: {request['argv'][0]}: not found\n".encode())
         os._exit(127)
     except OSError as error:
         os.write(2, f"kvm-host: {request['argv'][0]}: {error.strerror}\n".encode())

@@ -270,7 +270,7 @@ fn extent(index: usize, header: &Elf64_Phdr, map: &MemoryMap) -> Result<Extent, 
         return Err(ElfError::InGap { index, start, end });
     }
     let memory_end = map.low_end;
-    if end > memory_end.saturating_mul(2) {
+    if end > memory_end {
         return Err(ElfError::OutsideMemory {
             index,
             start,

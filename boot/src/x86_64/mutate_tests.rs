@@ -10,7 +10,7 @@ use vm_memory::{Bytes, GuestAddress};
 use super::*;
 use crate::test_support::{BzImage, Elf, Segment as ElfSegment, TestFile, memory_with};
 
-const ROUNDS: usize = 4000;
+const ROUNDS: usize = 3000;
 const MEMORY: u64 = 32 << 20;
 /// Numbers at which checks go wrong.
 const NUMBERS: [u64; 16] = [
@@ -136,7 +136,8 @@ impl Round {
             bytes
         };
         let Ok(start) = result else {
-            let low = read(0, layout::HIMEM_START as usize + 0x1000);
+            let mut low = read(0, layout::START_TABLES_END as usize);
+            low.extend(read(layout::FIRMWARE, 0x1_1000));
             let top = read(MEMORY - 0x3000, 0x3000);
             assert!(
                 low.iter().chain(&top).all(|&byte| byte == 0),

@@ -19,7 +19,7 @@ koya-bench: Koya and its peers, side by side in one run
   --qemu PATH                qemu-system-x86_64 (default: from PATH)
   --firecracker PATH         also measure Firecracker
   --cloud-hypervisor PATH    also measure Cloud Hypervisor
-  --runs N                   rounds, 1 to 1000 (default: local 50, guest 5)
+  --runs N                   rounds, 1 to 1000 (default: local 50, guest 3)
   --only NAME,NAME           only measurements that have a figure of that name
   --limit SECONDS            how long to wait for a VMM (default: local 10, guest 120)
   --out FOLDER               where the results go (default: bench-results)
@@ -108,7 +108,7 @@ impl Options {
     fn defaults(suite: SuiteKind) -> Self {
         let (runs, limit) = match suite {
             SuiteKind::Local => (50, 10),
-            SuiteKind::Guest => (5, 120),
+            SuiteKind::Guest => (3, 120),
         };
         let binaries = vec![
             (Kind::Koya, release_build()),

@@ -181,6 +181,7 @@ impl<B: NetBackend> Net<B> {
             return Ok(());
         };
         let mut host = Host {
+            id: &self.id,
             backend: &mut self.backend,
             limiter: &mut self.rx_limiter,
             metrics: &mut self.metrics,
@@ -194,6 +195,7 @@ impl<B: NetBackend> Net<B> {
             return Ok(());
         };
         let mut host = Host {
+            id: &self.id,
             backend: &mut self.backend,
             limiter: &mut self.tx_limiter,
             metrics: &mut self.metrics,

@@ -24,6 +24,7 @@ use crate::virtio::queue::{ActiveQueue, QueueFault, QueuePosition};
 
 /// What receiving uses of the host.
 pub(super) struct Host<'a, B> {
+    pub(super) id: &'a str,
     pub(super) backend: &'a mut B,
     pub(super) limiter: &'a mut RateLimiter,
     pub(super) metrics: &'a mut NetMetrics,
@@ -179,7 +180,10 @@ impl Receiver {
                 if error.kind() != io::ErrorKind::WouldBlock {
                     count(&mut host.metrics.tap_read_fails, 1);
                     if !std::mem::replace(host.reported, true) {
-                        log::warn!("a network device cannot receive from the host: {error}");
+                        log::warn!(
+                            "network device `{}` cannot receive from the host: {error}",
+                            host.id
+                        );
                     }
                 }
                 Ok(Err(Turn::Wait))

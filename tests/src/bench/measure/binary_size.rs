@@ -27,6 +27,10 @@ impl Measurement for BinarySize {
         1
     }
 
+    fn needs_warming(&self) -> bool {
+        false
+    }
+
     fn sample(&self, vmm: &Vmm, context: &Context) -> Result<Vec<f64>, BenchError> {
         let stripped = context.scratch.join("stripped");
         let status = Command::new("strip")

@@ -41,6 +41,10 @@ impl Measurement for Disk {
         &FIGURES
     }
 
+    fn needs_warming(&self) -> bool {
+        false
+    }
+
     fn sample(&self, vmm: &Vmm, context: &Context) -> Result<Vec<f64>, BenchError> {
         let script = script(self.0.seconds);
         let mut process = context.start(vmm, &self.0.machine(Some(&script)))?;

@@ -78,6 +78,11 @@ pub trait Measurement {
         runs
     }
 
+    /// Whether a first sample, which does not count, has to fill the host's caches.
+    fn needs_warming(&self) -> bool {
+        true
+    }
+
     /// Whether it can be asked of this VMM at all.
     fn applies_to(&self, _kind: Kind) -> bool {
         true

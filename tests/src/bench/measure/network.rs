@@ -33,6 +33,10 @@ impl Measurement for Network {
         &FIGURES
     }
 
+    fn needs_warming(&self) -> bool {
+        false
+    }
+
     fn sample(&self, vmm: &Vmm, context: &Context) -> Result<Vec<f64>, BenchError> {
         let argv: Vec<OsString> = ["/usr/bin/env", "iperf3", "--server", "--bind", HOST_ADDRESS]
             .map(OsString::from)

@@ -11,6 +11,7 @@ mod misuse;
 mod open;
 mod requests;
 mod snapshot;
+mod transport;
 
 use std::num::NonZeroUsize;
 use std::os::unix::fs::FileExt;

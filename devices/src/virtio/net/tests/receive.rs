@@ -73,12 +73,12 @@ fn a_header_may_be_spread_over_pieces_of_one_buffer() {
 fn without_buffers_frames_stay_with_the_host_and_flow_when_the_driver_refills() {
     for features in [COMMON, COMMON | EVENT_INDEX] {
         let mut rig = Rig::with(config(Some(MAC)), features, 8);
-        let frames: Vec<_> = (0..2000usize).map(|at| frame(60 + at % 1400, at as u8)).collect();
+        let frames: Vec<_> = (0..5000usize).map(|at| frame(60 + at % 1400, at as u8)).collect();
         for frame in &frames {
             rig.wire.offer(frame);
         }
         rig.arrive();
-        assert_eq!(rig.wire.waiting(), 2000);
+        assert_eq!(rig.wire.waiting(), 5000);
         assert!(rig.counters().no_rx_avail_buffer > 0);
         // From here on the host stays silent: only the doorbell moves frames, if the device wants to hear it.
         let buffers = rig.add_rx(&[1600; 8]);
