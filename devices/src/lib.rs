@@ -24,3 +24,6 @@ pub use interrupt::InterruptLine;
 pub use memory::GuestRam;
 pub use rate_limiter::RateLimiter;
 pub use state::{Metered, RestoreError, Snapshot};
+
+#[cfg(test)]
+mod misuse;

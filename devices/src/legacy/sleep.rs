@@ -42,7 +42,10 @@ impl Sleep {
 
     /// Registers that call `power_off`.
     pub fn new(power_off: MachineRequest) -> Self {
-        Self { sleep_type: 0, power_off }
+        Self {
+            sleep_type: 0,
+            power_off,
+        }
     }
 }
 
@@ -67,7 +70,10 @@ impl Snapshot for Sleep {
     type State = SleepState;
 
     fn save(&self) -> SleepState {
-        SleepState { version: VERSION, sleep_type: self.sleep_type }
+        SleepState {
+            version: VERSION,
+            sleep_type: self.sleep_type,
+        }
     }
 
     fn restore(&mut self, state: &SleepState) -> Result<(), RestoreError> {
@@ -123,7 +129,21 @@ mod tests {
         restored.restore(&serde_json::from_str(&json).unwrap()).unwrap();
         restored.read(0, &mut data);
         assert_eq!(data, [0x14]);
-        assert!(restored.restore(&SleepState { version: 1, sleep_type: 8 }).is_err());
-        assert!(restored.restore(&SleepState { version: 2, sleep_type: 0 }).is_err());
+        assert!(
+            restored
+                .restore(&SleepState {
+                    version: 1,
+                    sleep_type: 8
+                })
+                .is_err()
+        );
+        assert!(
+            restored
+                .restore(&SleepState {
+                    version: 2,
+                    sleep_type: 0
+                })
+                .is_err()
+        );
     }
 }

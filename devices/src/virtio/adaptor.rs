@@ -24,7 +24,11 @@ pub struct Adaptor<D> {
 impl<D: VirtioDevice> Adaptor<D> {
     /// An adaptor for the device behind `transport`.
     pub fn new(transport: Arc<Mutex<MmioTransport<D>>>) -> Self {
-        Self { transport, watched: Vec::new(), generation: None }
+        Self {
+            transport,
+            watched: Vec::new(),
+            generation: None,
+        }
     }
 
     /// The transport.
@@ -43,8 +47,9 @@ impl<D: VirtioDevice> Adaptor<D> {
         let same = |a: &BackendEvent, b: &BackendEvent| {
             a.fd == b.fd && a.token == b.token && a.events.bits() == b.events.bits()
         };
-        let (kept, gone): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.watched).into_iter().partition(|old| wanted.iter().any(|new| same(old, new)));
+        let (kept, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut self.watched)
+            .into_iter()
+            .partition(|old| wanted.iter().any(|new| same(old, new)));
         self.watched = kept;
         for event in gone {
             report(transport, ops.remove(to_events(&event)));
@@ -78,7 +83,10 @@ impl<D: VirtioDevice> MutEventSubscriber for Adaptor<D> {
         let mut transport = shared.lock().unwrap_or_else(PoisonError::into_inner);
         let events = transport.queue_events().to_vec();
         for (event, index) in events.iter().zip(0_u32..) {
-            report(&mut transport, ops.add(Events::with_data(event, index, EventSet::IN)));
+            report(
+                &mut transport,
+                ops.add(Events::with_data(event, index, EventSet::IN)),
+            );
         }
         self.follow(&mut transport, ops);
     }
@@ -88,7 +96,10 @@ fn to_events(event: &BackendEvent) -> Events {
     Events::with_data_raw(event.fd, event.token | BACKEND, event.events)
 }
 
-fn report<D: VirtioDevice>(transport: &mut MmioTransport<D>, result: Result<(), event_manager::Error>) -> bool {
+fn report<D: VirtioDevice>(
+    transport: &mut MmioTransport<D>,
+    result: Result<(), event_manager::Error>,
+) -> bool {
     match result {
         Ok(()) => true,
         Err(error) => {

@@ -53,7 +53,11 @@ impl Keyboard {
     }
 
     pub(super) fn type_ctrl_alt_del(&mut self, translated: bool) -> bool {
-        self.push(if translated { &CTRL_ALT_DEL_TRANSLATED } else { &CTRL_ALT_DEL })
+        self.push(if translated {
+            &CTRL_ALT_DEL_TRANSLATED
+        } else {
+            &CTRL_ALT_DEL
+        })
     }
 
     /// Takes a byte that the guest sends to the keyboard.
@@ -87,11 +91,22 @@ impl Keyboard {
     }
 
     pub(super) fn save(&self) -> KeyboardState {
-        KeyboardState { buffer: self.buffer.iter().copied().collect(), command: self.command }
+        KeyboardState {
+            buffer: self.buffer.iter().copied().collect(),
+            command: self.command,
+        }
     }
 
     pub(super) fn restore(state: &KeyboardState) -> Result<Self, RestoreError> {
-        RestoreError::check(state.buffer.len() <= BUFFER, NAME, "buffer", "at most 16 bytes long")?;
-        Ok(Self { buffer: state.buffer.iter().copied().collect(), command: state.command })
+        RestoreError::check(
+            state.buffer.len() <= BUFFER,
+            NAME,
+            "buffer",
+            "at most 16 bytes long",
+        )?;
+        Ok(Self {
+            buffer: state.buffer.iter().copied().collect(),
+            command: state.command,
+        })
     }
 }

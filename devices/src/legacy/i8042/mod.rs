@@ -149,7 +149,11 @@ impl I8042 {
     }
 
     fn status(&self) -> u8 {
-        let full = if self.response.is_some() || self.keyboard_ready() { STATUS_OUTPUT_FULL } else { 0 };
+        let full = if self.response.is_some() || self.keyboard_ready() {
+            STATUS_OUTPUT_FULL
+        } else {
+            0
+        };
         let command = if self.command.is_some() { STATUS_COMMAND } else { 0 };
         full | command | STATUS_SYSTEM | STATUS_UNLOCKED
     }
@@ -302,7 +306,8 @@ impl Snapshot for I8042 {
         self.output_port = state.output_port;
         self.command = state.command;
         self.response = state.response;
-        self.interrupt().map_err(|source| RestoreError::Host { device: NAME, source })
+        self.interrupt()
+            .map_err(|source| RestoreError::Host { device: NAME, source })
     }
 }
 

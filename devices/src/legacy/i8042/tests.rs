@@ -17,7 +17,11 @@ fn bench() -> Bench {
     let reset = move || {
         counter.fetch_add(1, Ordering::SeqCst);
     };
-    Bench { controller: I8042::new(line.clone(), Arc::new(reset)), line, resets }
+    Bench {
+        controller: I8042::new(line.clone(), Arc::new(reset)),
+        line,
+        resets,
+    }
 }
 
 impl Bench {
@@ -35,7 +39,9 @@ impl Bench {
 
     /// Reads as the guest does: while the status says that there is something.
     fn read_all(&mut self) -> Vec<u8> {
-        std::iter::from_fn(|| (self.status() & 1 != 0).then(|| self.read())).take(100).collect()
+        std::iter::from_fn(|| (self.status() & 1 != 0).then(|| self.read()))
+            .take(100)
+            .collect()
     }
 
     /// Sends a command with parameters, and reads the answer.
@@ -107,7 +113,10 @@ fn the_keyboard_answers_each_command_with_interrupts() {
     assert_eq!(bench.keyboard(&[0xf2]), [0xfa, 0xab, 0x83]);
     assert_eq!(bench.line.take(), 3);
     assert_eq!(bench.keyboard(&[0xed, 0x07, 0xf3, 0x00, 0xf4]), [0xfa; 5]);
-    assert_eq!(bench.keyboard(&[0xf0, 0x02, 0xf0, 0x00]), [0xfa, 0xfa, 0xfa, 0xfa, 0x02]);
+    assert_eq!(
+        bench.keyboard(&[0xf0, 0x02, 0xf0, 0x00]),
+        [0xfa, 0xfa, 0xfa, 0xfa, 0x02]
+    );
     assert_eq!(bench.keyboard(&[0xee]), [0xee]);
 }
 
@@ -116,18 +125,28 @@ fn ctrl_alt_del_is_typed_and_released() {
     let mut bench = bench();
     bench.controller.trigger_ctrl_alt_del().unwrap();
     assert_eq!(bench.line.take(), 1);
-    assert_eq!(bench.read_all(), [0x14, 0x11, 0xe0, 0x71, 0xe0, 0xf0, 0x71, 0xf0, 0x11, 0xf0, 0x14]);
+    assert_eq!(
+        bench.read_all(),
+        [0x14, 0x11, 0xe0, 0x71, 0xe0, 0xf0, 0x71, 0xf0, 0x11, 0xf0, 0x14]
+    );
     assert_eq!(bench.line.take(), 10, "one for each further byte");
     bench.command(0x60, &[0x45]);
     bench.controller.trigger_ctrl_alt_del().unwrap();
-    assert_eq!(bench.read_all(), [0x1d, 0x38, 0xe0, 0x53, 0xe0, 0xd3, 0xb8, 0x9d], "translated to set 1");
+    assert_eq!(
+        bench.read_all(),
+        [0x1d, 0x38, 0xe0, 0x53, 0xe0, 0xd3, 0xb8, 0x9d],
+        "translated to set 1"
+    );
 }
 
 #[test]
 fn a_guest_that_does_not_read_gets_no_more_than_the_buffer_holds() {
     let mut bench = bench();
     bench.controller.trigger_ctrl_alt_del().unwrap();
-    assert!(matches!(bench.controller.trigger_ctrl_alt_del(), Err(I8042Error::BufferFull)));
+    assert!(matches!(
+        bench.controller.trigger_ctrl_alt_del(),
+        Err(I8042Error::BufferFull)
+    ));
     for _ in 0..100 {
         bench.controller.write(0, &[0xf4]);
     }
@@ -148,6 +167,7 @@ fn a_disabled_keyboard_holds_its_keys_back() {
     assert_eq!(bench.read_all().len(), 11);
     // Without its interrupt the keyboard can still be polled.
     bench.command(0x60, &[0x04]);
+    bench.line.take();
     bench.controller.trigger_ctrl_alt_del().unwrap();
     assert_eq!(bench.line.take(), 0);
     assert_eq!(bench.read_all().len(), 11);
@@ -191,7 +211,10 @@ fn a_restored_controller_goes_on_typing() {
     bench.controller.write(4, &[0x60]);
     let json = serde_json::to_string(&bench.controller.save()).unwrap();
     let mut restored = self::bench();
-    restored.controller.restore(&serde_json::from_str(&json).unwrap()).unwrap();
+    restored
+        .controller
+        .restore(&serde_json::from_str(&json).unwrap())
+        .unwrap();
     assert_eq!(restored.line.take(), 1);
     assert_eq!(restored.controller.save(), bench.controller.save());
     restored.controller.write(0, &[0x47]);
@@ -201,6 +224,9 @@ fn a_restored_controller_goes_on_typing() {
     let mut bad = bench.controller.save();
     bad.keyboard.buffer = vec![0; 17];
     assert!(restored.controller.restore(&bad).is_err());
-    let bad = I8042State { version: 7, ..bench.controller.save() };
+    let bad = I8042State {
+        version: 7,
+        ..bench.controller.save()
+    };
     assert!(restored.controller.restore(&bad).is_err());
 }

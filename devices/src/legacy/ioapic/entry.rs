@@ -93,8 +93,16 @@ impl RedirectionEntry {
         if self.0 & MASKED != 0 || !DELIVERABLE.contains(&mode) || (needs_vector && vector < FIRST_VECTOR) {
             return None;
         }
-        let logical = if self.0 & LOGICAL_DESTINATION != 0 { MESSAGE_LOGICAL } else { 0 };
-        let level = if self.0 & LEVEL_TRIGGERED != 0 { MESSAGE_LEVEL | MESSAGE_ASSERT } else { 0 };
+        let logical = if self.0 & LOGICAL_DESTINATION != 0 {
+            MESSAGE_LOGICAL
+        } else {
+            0
+        };
+        let level = if self.0 & LEVEL_TRIGGERED != 0 {
+            MESSAGE_LEVEL | MESSAGE_ASSERT
+        } else {
+            0
+        };
         let destination = self.0 >> DESTINATION_SHIFT;
         Some(MsiMessage {
             address: MESSAGE_BASE | (destination << MESSAGE_DESTINATION_SHIFT) | logical,

@@ -47,7 +47,9 @@ pub trait MsiRouter: Send {
 
     /// Several of them at once, for a restore; to be overridden where that is cheaper.
     fn route_all(&self, routes: &[(u32, Option<MsiMessage>)]) -> io::Result<()> {
-        routes.iter().try_for_each(|(pin, message)| self.route(*pin, *message))
+        routes
+            .iter()
+            .try_for_each(|(pin, message)| self.route(*pin, *message))
     }
 }
 
@@ -105,7 +107,10 @@ impl IoApic {
 
     /// A level-triggered interrupt of `pin` was accepted: its remote IRR is set until the end of interrupt.
     pub fn accepted(&mut self, pin: u32) {
-        if let Some(entry) = usize::try_from(pin).ok().and_then(|pin| self.entries.get_mut(pin)) {
+        if let Some(entry) = usize::try_from(pin)
+            .ok()
+            .and_then(|pin| self.entries.get_mut(pin))
+        {
             entry.set_remote_irr();
         }
     }
@@ -160,8 +165,11 @@ impl IoApic {
         }
         let result = self.router.route(u32::try_from(pin).unwrap_or(u32::MAX), message);
         *routed = result.is_ok().then_some(message);
-        let counter =
-            if result.is_ok() { &mut self.metrics.route_count } else { &mut self.metrics.route_fails };
+        let counter = if result.is_ok() {
+            &mut self.metrics.route_count
+        } else {
+            &mut self.metrics.route_fails
+        };
         *counter = counter.saturating_add(1);
     }
 }
@@ -210,21 +218,32 @@ impl Snapshot for IoApic {
     fn restore(&mut self, state: &IoApicState) -> Result<(), RestoreError> {
         RestoreError::check_version(NAME, state.version, STATE_VERSION)?;
         RestoreError::check(state.id <= ID_MASK, NAME, "id", "at most 15")?;
-        let saved: [u64; PINS] = state.entries.as_slice().try_into().map_err(|_| RestoreError::Field {
-            device: NAME,
-            field: "entries",
-            expected: "a table of 24 entries",
-        })?;
+        let saved: [u64; PINS] = state
+            .entries
+            .as_slice()
+            .try_into()
+            .map_err(|_| RestoreError::Field {
+                device: NAME,
+                field: "entries",
+                expected: "a table of 24 entries",
+            })?;
         self.id = state.id;
         self.select = state.select;
         self.entries = saved.map(RedirectionEntry::restore);
         self.routed = self.entries.map(|entry| Some(entry.message()));
-        let routes: Vec<_> = (0_u32..).zip(self.entries.iter().map(RedirectionEntry::message)).collect();
-        let wanted: Vec<_> = routes.into_iter().filter(|(_, message)| message.is_some()).collect();
+        let routes: Vec<_> = (0_u32..)
+            .zip(self.entries.iter().map(RedirectionEntry::message))
+            .collect();
+        let wanted: Vec<_> = routes
+            .into_iter()
+            .filter(|(_, message)| message.is_some())
+            .collect();
         if wanted.is_empty() {
             return Ok(());
         }
-        self.router.route_all(&wanted).map_err(|source| RestoreError::Host { device: NAME, source })
+        self.router
+            .route_all(&wanted)
+            .map_err(|source| RestoreError::Host { device: NAME, source })
     }
 }
 

@@ -125,7 +125,13 @@ fn a_refused_route_is_tried_again() {
     *router.broken.lock().unwrap() = false;
     write(&mut ioapic, low(2), 0x40);
     assert_eq!(router.take(), [(2, message(0xfee0_0000, 0x40))]);
-    assert_eq!(ioapic.take_metrics(), IoApicMetrics { route_count: 1, route_fails: 1 });
+    assert_eq!(
+        ioapic.take_metrics(),
+        IoApicMetrics {
+            route_count: 1,
+            route_fails: 1
+        }
+    );
 }
 
 #[test]
@@ -178,7 +184,10 @@ fn a_restored_table_is_routed_again() {
     let json = serde_json::to_string(&ioapic.save()).unwrap();
     let (mut restored, router) = self::ioapic();
     restored.restore(&serde_json::from_str(&json).unwrap()).unwrap();
-    assert_eq!(router.take(), [(4, message(0xfee0_0000, 0x31)), (9, message(0xfee0_0000, 0xc055))]);
+    assert_eq!(
+        router.take(),
+        [(4, message(0xfee0_0000, 0x31)), (9, message(0xfee0_0000, 0xc055))]
+    );
     assert_eq!(restored.save(), ioapic.save());
     write(&mut restored, low(4), 0x31);
     assert_eq!(router.take(), [], "already routed");
@@ -189,15 +198,39 @@ fn impossible_states_are_refused() {
     let (mut ioapic, router) = ioapic();
     let good = ioapic.save();
     for bad in [
-        IoApicState { version: 0, ..good.clone() },
-        IoApicState { id: 16, ..good.clone() },
-        IoApicState { entries: vec![0; 25], ..good.clone() },
-        IoApicState { entries: Vec::new(), ..good.clone() },
+        IoApicState {
+            version: 0,
+            ..good.clone()
+        },
+        IoApicState {
+            id: 16,
+            ..good.clone()
+        },
+        IoApicState {
+            entries: vec![0; 25],
+            ..good.clone()
+        },
+        IoApicState {
+            entries: Vec::new(),
+            ..good.clone()
+        },
     ] {
         assert!(ioapic.restore(&bad).is_err(), "{bad:?}");
     }
-    ioapic.restore(&IoApicState { entries: vec![u64::MAX; 24], ..good.clone() }).unwrap();
+    ioapic
+        .restore(&IoApicState {
+            entries: vec![u64::MAX; 24],
+            ..good.clone()
+        })
+        .unwrap();
     assert_eq!(router.take(), [], "all masked");
     *router.broken.lock().unwrap() = true;
-    assert!(ioapic.restore(&IoApicState { entries: vec![0x40; 24], ..good }).is_err());
+    assert!(
+        ioapic
+            .restore(&IoApicState {
+                entries: vec![0x40; 24],
+                ..good
+            })
+            .is_err()
+    );
 }

@@ -54,10 +54,14 @@ impl Console {
 
     /// Reads as much as the guest has room for; false when the input has ended.
     fn read_input(&mut self, serial: &mut Serial) -> bool {
-        let Some(file) = self.input.as_mut() else { return false };
+        let Some(file) = self.input.as_mut() else {
+            return false;
+        };
         let mut buffer = [0; READ];
         let room = serial.input_room().min(READ);
-        let Some(free) = buffer.get_mut(..room).filter(|free| !free.is_empty()) else { return true };
+        let Some(free) = buffer.get_mut(..room).filter(|free| !free.is_empty()) else {
+            return true;
+        };
         match file.read(free) {
             Ok(0) => false,
             Ok(len) => {
@@ -66,14 +70,21 @@ impl Console {
                 serial.enqueue(&passed);
                 true
             }
-            Err(error) => matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock),
+            Err(error) => matches!(
+                error.kind(),
+                io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
+            ),
         }
     }
 
     /// Watches what matters now.
     fn follow(&mut self, serial: &mut Serial, ops: &mut EventOps) {
         self.follow_input(serial, ops);
-        let wanted = if serial.output_pending() { serial.sink_fd() } else { None };
+        let wanted = if serial.output_pending() {
+            serial.sink_fd()
+        } else {
+            None
+        };
         if wanted == self.watching_output {
             return;
         }
@@ -87,7 +98,9 @@ impl Console {
     }
 
     fn follow_input(&mut self, serial: &mut Serial, ops: &mut EventOps) {
-        let Some(fd) = self.input.as_ref().map(AsRawFd::as_raw_fd) else { return };
+        let Some(fd) = self.input.as_ref().map(AsRawFd::as_raw_fd) else {
+            return;
+        };
         if !self.watchable && serial.input_room() > 0 {
             if !self.read_input(serial) {
                 self.input = None;

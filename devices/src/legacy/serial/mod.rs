@@ -66,9 +66,15 @@ impl Serial {
     /// Fails if the host gives no event.
     pub fn new(line: Arc<dyn InterruptLine>, sink: Box<dyn SerialSink>) -> io::Result<Self> {
         let wake = Arc::new(EventFd::new(EFD_NONBLOCK | libc::EFD_CLOEXEC)?);
-        let drained = InputDrained { wake: wake.clone(), wanted: Arc::default() };
+        let drained = InputDrained {
+            wake: wake.clone(),
+            wanted: Arc::default(),
+        };
         let uart = Uart::with_events(LineTrigger(line), drained, Output::new(sink, wake));
-        Ok(Self { uart, metrics: SerialMetrics::default() })
+        Ok(Self {
+            uart,
+            metrics: SerialMetrics::default(),
+        })
     }
 
     /// Bytes of input that [`enqueue`](Self::enqueue) takes now.

@@ -28,12 +28,24 @@ pub(super) struct Output {
 
 impl Output {
     pub(super) fn new(sink: Box<dyn SerialSink>, wake: Arc<EventFd>) -> Self {
-        Self { sink: Some(sink), wake, pending: VecDeque::new(), dropped: 0, failed: 0 }
+        Self {
+            sink: Some(sink),
+            wake,
+            pending: VecDeque::new(),
+            dropped: 0,
+            failed: 0,
+        }
     }
 
     /// Moves the output out, leaving one behind that goes nowhere.
     pub(super) fn take(&mut self) -> Self {
-        let nowhere = Self { sink: None, wake: self.wake.clone(), pending: VecDeque::new(), dropped: 0, failed: 0 };
+        let nowhere = Self {
+            sink: None,
+            wake: self.wake.clone(),
+            pending: VecDeque::new(),
+            dropped: 0,
+            failed: 0,
+        };
         std::mem::replace(self, nowhere)
     }
 
@@ -47,7 +59,10 @@ impl Output {
 
     /// Bytes dropped and bytes refused since the last call.
     pub(super) fn take_losses(&mut self) -> (u64, u64) {
-        (std::mem::take(&mut self.dropped), std::mem::take(&mut self.failed))
+        (
+            std::mem::take(&mut self.dropped),
+            std::mem::take(&mut self.failed),
+        )
     }
 
     /// Writes what waits, as far as the sink takes it now and a turn allows.
@@ -69,7 +84,9 @@ impl Output {
 
     /// Writes from the first `len` bytes that wait; returns how many are done with.
     fn write_now(&mut self, len: usize) -> usize {
-        let Some(sink) = self.sink.as_mut() else { return len };
+        let Some(sink) = self.sink.as_mut() else {
+            return len;
+        };
         let bytes = self.pending.as_slices().0;
         loop {
             match sink.write_ready(bytes) {

@@ -43,7 +43,11 @@ impl FdSink {
 
 impl SerialSink for FdSink {
     fn write_ready(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut asked = libc::pollfd { fd: self.file.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+        let mut asked = libc::pollfd {
+            fd: self.file.as_raw_fd(),
+            events: libc::POLLOUT,
+            revents: 0,
+        };
         // SAFETY: one initialised pollfd, as said.
         let ready = unsafe { libc::poll(&raw mut asked, 1, 0) };
         if ready < 0 {

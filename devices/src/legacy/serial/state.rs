@@ -77,9 +77,11 @@ impl Snapshot for Serial {
         let events = self.uart.events().clone();
         let output = self.uart.writer_mut().take();
         self.uart = Uart::from_state(&uart, trigger, events, output).map_err(|error| match error {
-            vm_superio::serial::Error::FullFifo => {
-                RestoreError::Field { device: NAME, field: "input", expected: "at most 64 bytes long" }
-            }
+            vm_superio::serial::Error::FullFifo => RestoreError::Field {
+                device: NAME,
+                field: "input",
+                expected: "at most 64 bytes long",
+            },
             vm_superio::serial::Error::Trigger(source) | vm_superio::serial::Error::IOError(source) => {
                 RestoreError::Host { device: NAME, source }
             }

@@ -30,7 +30,11 @@ struct Recorded {
 
 impl Recorder {
     fn new(room: usize) -> Self {
-        Self(Arc::new(Mutex::new(Recorded { writes: Vec::new(), room, broken: false })))
+        Self(Arc::new(Mutex::new(Recorded {
+            writes: Vec::new(),
+            room,
+            broken: false,
+        })))
     }
 
     fn bytes(&self) -> Vec<u8> {
@@ -60,7 +64,11 @@ impl SerialSink for Recorder {
 
 fn serial(room: usize) -> (Serial, Recorder, Arc<CountingLine>) {
     let (recorder, line) = (Recorder::new(room), CountingLine::shared());
-    (Serial::new(line.clone(), Box::new(recorder.clone())).unwrap(), recorder, line)
+    (
+        Serial::new(line.clone(), Box::new(recorder.clone())).unwrap(),
+        recorder,
+        line,
+    )
 }
 
 fn read(serial: &mut Serial, offset: u64) -> u8 {
@@ -71,7 +79,9 @@ fn read(serial: &mut Serial, offset: u64) -> u8 {
 
 /// Reads input as a driver does.
 fn receive(serial: &mut Serial) -> Vec<u8> {
-    std::iter::from_fn(|| (read(serial, LSR) & 1 != 0).then(|| read(serial, DATA))).take(1000).collect()
+    std::iter::from_fn(|| (read(serial, LSR) & 1 != 0).then(|| read(serial, DATA)))
+        .take(1000)
+        .collect()
 }
 
 fn pattern(len: usize) -> Vec<u8> {
@@ -86,7 +96,10 @@ fn each_byte_reaches_an_idle_sink_at_once() {
     serial.write(DATA, b"o");
     assert_eq!(recorder.0.lock().unwrap().writes, [b"K", b"o"]);
     assert!(!serial.output_pending());
-    assert!(serial.wake_event().read().is_err(), "the event loop is not needed");
+    assert!(
+        serial.wake_event().read().is_err(),
+        "the event loop is not needed"
+    );
 }
 
 #[test]
@@ -97,7 +110,11 @@ fn a_slow_sink_costs_64_kib_and_then_bytes_but_never_time() {
         serial.write(DATA, &[*byte]);
     }
     assert_eq!(recorder.bytes(), sent[..10]);
-    assert_eq!(serial.wake_event().read().unwrap(), 1, "called once, not once a byte");
+    assert_eq!(
+        serial.wake_event().read().unwrap(),
+        1,
+        "called once, not once a byte"
+    );
     assert_eq!(serial.metrics().dropped_bytes, 1000 - 10);
     recorder.0.lock().unwrap().room = usize::MAX;
     serial.flush();
@@ -214,7 +231,14 @@ fn a_restored_port_has_its_registers_and_its_input() {
     assert_eq!(recorder.bytes(), b"k");
 
     let good = original.save();
-    assert!(restored.restore(&SerialState { input: vec![0; 65], ..good.clone() }).is_err());
+    assert!(
+        restored
+            .restore(&SerialState {
+                input: vec![0; 65],
+                ..good.clone()
+            })
+            .is_err()
+    );
     assert!(restored.restore(&SerialState { version: 0, ..good }).is_err());
 }
 
@@ -232,7 +256,9 @@ fn event_loop(serial: Serial, input: Option<OwnedFd>, filter: InputFilter) -> Lo
 
 impl Loop {
     fn run(&mut self, most: usize) -> usize {
-        (0..most).find(|_| self.manager.run_with_timeout(0).unwrap() == 0).unwrap_or(most)
+        (0..most)
+            .find(|_| self.manager.run_with_timeout(0).unwrap() == 0)
+            .unwrap_or(most)
     }
 
     fn receive(&mut self) -> Vec<u8> {

@@ -41,13 +41,20 @@ impl VirtioDevice for Device {
     }
     fn process_queue(&mut self, index: usize) -> Result<(), DeviceFault> {
         let queue = self.queue.as_mut().unwrap();
-        queue.drain(|_| Step::Used(0)).map(drop).map_err(|source| DeviceFault::Queue { index, source })
+        queue
+            .drain(|_| Step::Used(0))
+            .map(drop)
+            .map_err(|source| DeviceFault::Queue { index, source })
     }
     fn queue_positions(&self) -> Vec<QueuePosition> {
         self.queue.iter().map(ActiveQueue::position).collect()
     }
     fn backend_events(&self) -> Vec<BackendEvent> {
-        let event = |fd: &EventFd, token| BackendEvent { fd: fd.as_raw_fd(), events: EventSet::IN, token };
+        let event = |fd: &EventFd, token| BackendEvent {
+            fd: fd.as_raw_fd(),
+            events: EventSet::IN,
+            token,
+        };
         let late = self.late.iter().map(|late| event(late, 8));
         std::iter::once(event(&self.backend, 7)).chain(late).collect()
     }
@@ -56,7 +63,10 @@ impl VirtioDevice for Device {
         assert!(events.contains(EventSet::IN));
         self.backend_calls.push(token);
         if self.faulty {
-            return Err(DeviceFault::Queue { index: 0, source: QueueFault::Overflow });
+            return Err(DeviceFault::Queue {
+                index: 0,
+                source: QueueFault::Overflow,
+            });
         }
         Ok(())
     }
@@ -82,13 +92,25 @@ fn bench() -> Bench {
         backend_calls: Vec::new(),
         faulty: false,
     };
-    let transport =
-        MmioTransport::new(device, memory.clone(), line.clone(), Box::new(MockDoorbells::default())).unwrap();
+    let transport = MmioTransport::new(
+        device,
+        memory.clone(),
+        line.clone(),
+        Box::new(MockDoorbells::default()),
+    )
+    .unwrap();
     let transport = Arc::new(Mutex::new(transport));
     let mut manager = EventManager::new().unwrap();
     manager.add_subscriber(Adaptor::new(transport.clone()));
     let queue = MockQueue::new(&memory, 0x1000, 8);
-    Bench { manager, transport, line, memory, queue, backend }
+    Bench {
+        manager,
+        transport,
+        line,
+        memory,
+        queue,
+        backend,
+    }
 }
 
 impl Bench {
@@ -103,7 +125,9 @@ impl Bench {
 
     /// Runs the loop until it would sleep, at most `most` rounds; returns the number of rounds.
     fn run(&mut self, most: usize) -> usize {
-        (0..most).find(|_| self.manager.run_with_timeout(0).unwrap() == 0).unwrap_or(most)
+        (0..most)
+            .find(|_| self.manager.run_with_timeout(0).unwrap() == 0)
+            .unwrap_or(most)
     }
 
     fn backend_calls(&self) -> Vec<u32> {
@@ -139,11 +163,18 @@ fn doorbells_of_an_inactive_device_do_nothing_and_do_not_storm() {
 fn the_backend_is_watched_between_driver_ok_and_reset_only() {
     let mut bench = bench();
     bench.backend.write(1).unwrap();
-    assert_eq!(bench.run(5), 0, "a readable backend of an inactive device wakes nobody");
+    assert_eq!(
+        bench.run(5),
+        0,
+        "a readable backend of an inactive device wakes nobody"
+    );
     bench.start();
     bench.run(5);
     let calls = bench.backend_calls();
-    assert!(!calls.is_empty() && calls.iter().all(|token| *token == 7), "{calls:?}");
+    assert!(
+        !calls.is_empty() && calls.iter().all(|token| *token == 7),
+        "{calls:?}"
+    );
     MockDriver(&mut *bench.transport.lock().unwrap()).write(offset::STATUS, 0);
     assert!(bench.run(10) <= 2);
     assert_eq!(bench.backend_calls(), [0; 0]);

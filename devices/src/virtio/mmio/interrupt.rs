@@ -21,7 +21,10 @@ pub struct Interrupt {
 
 impl Interrupt {
     pub(super) fn new(line: Arc<dyn InterruptLine>) -> Self {
-        Self { status: AtomicU32::new(0), line }
+        Self {
+            status: AtomicU32::new(0),
+            line,
+        }
     }
 
     /// The InterruptStatus register.

@@ -8,7 +8,12 @@ use crate::virtio::device::{Activation, DeviceFault, VirtioDevice};
 use crate::virtio::queue::{ActiveQueue, QueuePosition};
 
 /// The steps of initialisation: each needs the ones before it.
-const STEPS: [u32; 4] = [status::ACKNOWLEDGE, status::DRIVER, status::FEATURES_OK, status::DRIVER_OK];
+const STEPS: [u32; 4] = [
+    status::ACKNOWLEDGE,
+    status::DRIVER,
+    status::FEATURES_OK,
+    status::DRIVER_OK,
+];
 
 impl<D: VirtioDevice> MmioTransport<D> {
     /// Takes a write to the Status register; returns whether it made sense.
@@ -74,7 +79,9 @@ impl<D: VirtioDevice> MmioTransport<D> {
     /// Gives the device its queues, standing at `positions`, and connects the doorbells.
     pub(super) fn start(&mut self, positions: &[QueuePosition]) -> Result<(), TransportError> {
         let activation = self.activation(positions)?;
-        self.device.activate(activation).map_err(TransportError::Activate)?;
+        self.device
+            .activate(activation)
+            .map_err(TransportError::Activate)?;
         self.active = true;
         self.attach();
         if !self.device.backend_events().is_empty() {
@@ -87,17 +94,33 @@ impl<D: VirtioDevice> MmioTransport<D> {
         let features = self.registers.driver_features;
         let event_index = features & F_EVENT_IDX != 0;
         let sizes = self.device.queue_max_sizes();
-        let parts = self.registers.queues.iter().zip(sizes).zip(positions).zip(&self.events).enumerate();
+        let parts = self
+            .registers
+            .queues
+            .iter()
+            .zip(sizes)
+            .zip(positions)
+            .zip(&self.events)
+            .enumerate();
         let queues = parts
             .map(|(index, (((registers, max_size), position), event))| {
                 let queue = registers
                     .build(*max_size, *position, event_index, &self.memory)
                     .ok_or(TransportError::QueueInvalid(index))?;
                 let interrupt = self.interrupt.clone();
-                Ok(ActiveQueue::new(queue, self.memory.clone(), interrupt, Arc::clone(event)))
+                Ok(ActiveQueue::new(
+                    queue,
+                    self.memory.clone(),
+                    interrupt,
+                    Arc::clone(event),
+                ))
             })
             .collect::<Result<_, _>>()?;
-        Ok(Activation { memory: self.memory.clone(), queues, features })
+        Ok(Activation {
+            memory: self.memory.clone(),
+            queues,
+            features,
+        })
     }
 
     fn attach(&mut self) {

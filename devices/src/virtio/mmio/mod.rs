@@ -25,8 +25,8 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use self::interrupt::Interrupt;
 use self::registers::{
-    CONFIG_SPACE, LAYOUT_VERSION, MAGIC, QUEUE_NOTIFY, QueueRegisters, Registers, VENDOR, half, offset, set_half,
-    status,
+    CONFIG_SPACE, LAYOUT_VERSION, MAGIC, QUEUE_NOTIFY, QueueRegisters, Registers, VENDOR, half, offset,
+    set_half, status,
 };
 use super::device::{ActivateError, BackendEvent, DeviceFault, VirtioDevice};
 use super::{Doorbells, config};
@@ -177,7 +177,11 @@ impl<D: VirtioDevice> MmioTransport<D> {
 
     /// What must be watched now, with a number that changes whenever the answer may have.
     pub(super) fn watches(&self) -> Vec<BackendEvent> {
-        if self.active { self.device.backend_events() } else { Vec::new() }
+        if self.active {
+            self.device.backend_events()
+        } else {
+            Vec::new()
+        }
     }
 
     pub(super) fn watch_generation(&self) -> u64 {
@@ -218,7 +222,10 @@ impl<D: VirtioDevice> MmioTransport<D> {
 
     fn max_size(&self, queue: u32) -> u16 {
         let index = usize::try_from(queue).ok();
-        index.and_then(|index| self.device.queue_max_sizes().get(index)).copied().unwrap_or(0)
+        index
+            .and_then(|index| self.device.queue_max_sizes().get(index))
+            .copied()
+            .unwrap_or(0)
     }
 
     fn read_register(&self, offset: u64) -> u32 {
@@ -302,7 +309,9 @@ impl<D: VirtioDevice> MmioTransport<D> {
     }
 
     fn write_config(&mut self, offset: u64, data: &[u8]) -> bool {
-        let open = self.registers.status_is(status::DRIVER, status::FAILED | status::NEEDS_RESET);
+        let open = self
+            .registers
+            .status_is(status::DRIVER, status::FAILED | status::NEEDS_RESET);
         if open {
             self.device.write_config(offset, data);
         }

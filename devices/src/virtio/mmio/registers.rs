@@ -88,12 +88,20 @@ pub struct QueueRegisters {
 impl QueueRegisters {
     /// A queue that no driver has touched.
     pub fn new(max_size: u16) -> Self {
-        Self { size: max_size, ready: false, desc_table: 0, avail_ring: 0, used_ring: 0 }
+        Self {
+            size: max_size,
+            ready: false,
+            desc_table: 0,
+            avail_ring: 0,
+            used_ring: 0,
+        }
     }
 
     /// Takes a size from the driver.
     pub fn set_size(&mut self, size: u32, max_size: u16) -> bool {
-        let valid = u16::try_from(size).ok().filter(|size| size.is_power_of_two() && *size <= max_size);
+        let valid = u16::try_from(size)
+            .ok()
+            .filter(|size| size.is_power_of_two() && *size <= max_size);
         self.size = valid.unwrap_or(0);
         valid.is_some()
     }
@@ -175,7 +183,11 @@ impl Registers {
 /// Puts `value` into the low or high half of `register`.
 pub fn set_half(register: &mut u64, high: bool, value: u32) {
     let value = u64::from(value);
-    *register = if high { (*register & 0xffff_ffff) | (value << 32) } else { (*register >> 32 << 32) | value };
+    *register = if high {
+        (*register & 0xffff_ffff) | (value << 32)
+    } else {
+        (*register >> 32 << 32) | value
+    };
 }
 
 /// The low or high half of `register`, by a selector that is 0 or 1; any other half is zero.

@@ -111,10 +111,22 @@ impl<D: VirtioDevice + Snapshot> MmioTransport<D> {
     fn check(&self, state: &MmioState<D::State>) -> Result<(), RestoreError> {
         let check = |valid, field, expected| RestoreError::check(valid, NAME, field, expected);
         let sizes = self.device.queue_max_sizes();
-        check(state.device_type == self.device.device_type(), "device_type", "the type of this device")?;
-        check(status::reachable(state.status), "status", "one that the initialisation sequence leads to")?;
+        check(
+            state.device_type == self.device.device_type(),
+            "device_type",
+            "the type of this device",
+        )?;
+        check(
+            status::reachable(state.status),
+            "status",
+            "one that the initialisation sequence leads to",
+        )?;
         check(state.interrupt_status <= 3, "interrupt_status", "at most 3")?;
-        check(state.queues.len() == sizes.len(), "queues", "as many as the device has")?;
+        check(
+            state.queues.len() == sizes.len(),
+            "queues",
+            "as many as the device has",
+        )?;
         for (queue, max_size) in state.queues.iter().zip(sizes) {
             let QueueRegisters { size, ready, .. } = queue.registers;
             let valid = (size.is_power_of_two() && size <= *max_size) || (size == 0 && !ready);
@@ -133,7 +145,11 @@ impl<D: VirtioDevice + Snapshot> MmioTransport<D> {
         let positions: Vec<_> = queues.iter().map(|queue| queue.position).collect();
         self.start(&positions).map_err(|error| match error {
             TransportError::Activate(error) => RestoreError::Activate(error),
-            _ => RestoreError::Field { device: NAME, field: "queues", expected: "rings inside guest memory" },
+            _ => RestoreError::Field {
+                device: NAME,
+                field: "queues",
+                expected: "rings inside guest memory",
+            },
         })?;
         // A doorbell rung before the save is not in the state: look at every queue once.
         for (queue, event) in queues.iter().zip(&self.events) {

@@ -55,10 +55,16 @@ impl VirtioDevice for Probe {
     fn process_queue(&mut self, index: usize) -> Result<(), DeviceFault> {
         let queue = &mut self.active.as_mut().unwrap().queues[index];
         let answer = |chain: crate::virtio::Chain<'_>| Step::Used(chain.map(|part| part.len()).sum());
-        queue.drain(answer).map(drop).map_err(|source| DeviceFault::Queue { index, source })
+        queue
+            .drain(answer)
+            .map(drop)
+            .map_err(|source| DeviceFault::Queue { index, source })
     }
     fn queue_positions(&self) -> Vec<QueuePosition> {
-        self.active.iter().flat_map(|active| active.queues.iter().map(ActiveQueue::position)).collect()
+        self.active
+            .iter()
+            .flat_map(|active| active.queues.iter().map(ActiveQueue::position))
+            .collect()
     }
 }
 
@@ -87,10 +93,21 @@ fn bench() -> Bench {
 
 fn bench_in(memory: GuestRam) -> Bench {
     let (line, doorbells) = (CountingLine::shared(), MockDoorbells::default());
-    let transport =
-        MmioTransport::new(Probe::default(), memory.clone(), line.clone(), Box::new(doorbells.clone())).unwrap();
+    let transport = MmioTransport::new(
+        Probe::default(),
+        memory.clone(),
+        line.clone(),
+        Box::new(doorbells.clone()),
+    )
+    .unwrap();
     let queue = MockQueue::new(&memory, 0x1000, 8);
-    Bench { transport, line, doorbells, memory, queue }
+    Bench {
+        transport,
+        line,
+        doorbells,
+        memory,
+        queue,
+    }
 }
 
 impl Bench {
@@ -129,7 +146,10 @@ fn the_device_gets_its_queues_at_driver_ok_and_loses_them_at_reset() {
     assert_eq!(bench.doorbells.attached(), [0]);
     let active = bench.transport.device().active.as_ref().unwrap();
     assert_eq!(active.features, F_VERSION_1 | 1);
-    assert_eq!(active.queues.iter().map(ActiveQueue::ready).collect::<Vec<_>>(), [true, false]);
+    assert_eq!(
+        active.queues.iter().map(ActiveQueue::ready).collect::<Vec<_>>(),
+        [true, false]
+    );
     assert_eq!(active.queues[0].size(), 8);
 
     bench.driver().write(offset::STATUS, 0);
@@ -144,9 +164,13 @@ fn the_device_gets_its_queues_at_driver_ok_and_loses_them_at_reset() {
 
 #[test]
 fn features_that_were_not_offered_or_a_legacy_driver_are_refused() {
-    for (features, accepted) in
-        [(F_VERSION_1, true), (F_VERSION_1 | 1, true), (1, false), (F_VERSION_1 | 2, false), (u64::MAX, false)]
-    {
+    for (features, accepted) in [
+        (F_VERSION_1, true),
+        (F_VERSION_1 | 1, true),
+        (1, false),
+        (F_VERSION_1 | 2, false),
+        (u64::MAX, false),
+    ] {
         let mut bench = bench();
         let mut driver = bench.driver();
         driver.write(offset::STATUS, status::ACKNOWLEDGE);
@@ -165,7 +189,14 @@ fn features_that_were_not_offered_or_a_legacy_driver_are_refused() {
 #[test]
 fn the_steps_of_initialisation_cannot_be_skipped_or_taken_back() {
     use status::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FAILED, FEATURES_OK, NEEDS_RESET};
-    for refused in [DRIVER, FEATURES_OK, DRIVER_OK, NEEDS_RESET, 16, ACKNOWLEDGE | 1 << 31] {
+    for refused in [
+        DRIVER,
+        FEATURES_OK,
+        DRIVER_OK,
+        NEEDS_RESET,
+        16,
+        ACKNOWLEDGE | 1 << 31,
+    ] {
         let mut bench = bench();
         bench.driver().write(offset::STATUS, refused);
         assert_eq!(bench.driver().status(), 0, "{refused}");
@@ -176,7 +207,10 @@ fn the_steps_of_initialisation_cannot_be_skipped_or_taken_back() {
     assert_eq!(bench.driver().status(), status::ALL_STEPS);
     assert!(bench.transport.is_active());
     assert_eq!(bench.driver().add_status(FAILED), status::ALL_STEPS | FAILED);
-    assert!(!bench.transport.is_active(), "a driver that gave up is not served");
+    assert!(
+        !bench.transport.is_active(),
+        "a driver that gave up is not served"
+    );
     bench.driver().write(offset::STATUS, 0);
     assert_eq!(bench.start(), status::ALL_STEPS);
 }
@@ -205,7 +239,10 @@ fn configuration_is_frozen_once_it_is_used() {
     driver.write(offset::QUEUE_READY, 0);
     bench.transport.registers.driver_features_select = registers.driver_features_select;
     assert_eq!(bench.transport.registers, registers);
-    assert_eq!(bench.transport.device().active.as_ref().unwrap().queues[0].size(), 8);
+    assert_eq!(
+        bench.transport.device().active.as_ref().unwrap().queues[0].size(),
+        8
+    );
     assert!(bench.transport.take_metrics().cfg_fails > 10);
 }
 
@@ -236,7 +273,10 @@ fn a_queue_with_an_impossible_size_cannot_be_enabled() {
         driver.write(offset::QUEUE_NUM, size);
         driver.write(offset::QUEUE_READY, 1);
         assert_eq!(driver.read(offset::QUEUE_READY), 0, "{size}");
-        assert_eq!(driver.add_status(status::DRIVER_OK), status::ALL_STEPS | status::NEEDS_RESET);
+        assert_eq!(
+            driver.add_status(status::DRIVER_OK),
+            status::ALL_STEPS | status::NEEDS_RESET
+        );
     }
 }
 
@@ -259,7 +299,11 @@ fn rings_outside_memory_or_misaligned_need_a_reset() {
         driver.write(register, value);
         driver.write(offset::QUEUE_READY, 1);
         let status = driver.add_status(status::DRIVER_OK);
-        assert_eq!(status, status::ALL_STEPS | status::NEEDS_RESET, "{register:#x} {value:#x}");
+        assert_eq!(
+            status,
+            status::ALL_STEPS | status::NEEDS_RESET,
+            "{register:#x} {value:#x}"
+        );
         assert_eq!(driver.read(offset::INTERRUPT_STATUS), interrupt::CONFIG_CHANGE);
         assert!(!bench.transport.is_active());
         assert_eq!(bench.line.take(), 1);
@@ -272,7 +316,9 @@ fn a_device_that_refuses_to_start_needs_a_reset_and_says_why() {
     let mut bench = bench();
     let heard = Arc::new(Mutex::new(Vec::new()));
     let listener = heard.clone();
-    bench.transport.on_fault(Box::new(move |error| listener.lock().unwrap().push(error.to_string())));
+    bench.transport.on_fault(Box::new(move |error| {
+        listener.lock().unwrap().push(error.to_string())
+    }));
     bench.transport.device_mut().refuse = true;
     assert_eq!(bench.start(), status::ALL_STEPS | status::NEEDS_RESET);
     assert_eq!(*heard.lock().unwrap(), ["the device does not start"]);
@@ -368,7 +414,12 @@ fn the_interrupt_status_can_be_read_while_the_device_works() {
     let events = bench.transport.queue_events().to_vec();
     let shared = Arc::new(Mutex::new(bench.transport));
     let mut bus = Bus::default();
-    bus.insert(0x4000, WINDOW_SIZE, Arc::new(Mutex::new(MmioWindow::new(shared.clone())))).unwrap();
+    bus.insert(
+        0x4000,
+        WINDOW_SIZE,
+        Arc::new(Mutex::new(MmioWindow::new(shared.clone()))),
+    )
+    .unwrap();
     let working = shared.lock().unwrap();
     working.interrupt.trigger().unwrap();
     let mut data = [0; 4];
@@ -403,17 +454,35 @@ fn a_transport_saved_in_mid_traffic_goes_on_after_a_restore() {
     drop(bench.transport);
 
     let (line, doorbells) = (CountingLine::shared(), MockDoorbells::default());
-    let mut restored =
-        MmioTransport::new(Probe::default(), memory, line.clone(), Box::new(doorbells.clone())).unwrap();
+    let mut restored = MmioTransport::new(
+        Probe::default(),
+        memory,
+        line.clone(),
+        Box::new(doorbells.clone()),
+    )
+    .unwrap();
     restored.restore(&serde_json::from_str(&json).unwrap()).unwrap();
     assert!(restored.is_active());
     assert_eq!(doorbells.attached(), [0]);
     assert_eq!(restored.device().config, [9; 8]);
     assert_eq!(line.take(), 1, "the interrupt that was pending");
-    assert_eq!(restored.queue_events()[0].read().unwrap(), 1, "the doorbell that was pending");
+    assert_eq!(
+        restored.queue_events()[0].read().unwrap(),
+        1,
+        "the doorbell that was pending"
+    );
     restored.process_queue(0);
-    assert_eq!(bench.queue.used(), [crate::virtio::testing::Used { head: spare, len: 20 }]);
-    assert_eq!(restored.save().queues[0].position, QueuePosition { next_avail: 6, next_used: 6 });
+    assert_eq!(
+        bench.queue.used(),
+        [crate::virtio::testing::Used { head: spare, len: 20 }]
+    );
+    assert_eq!(
+        restored.save().queues[0].position,
+        QueuePosition {
+            next_avail: 6,
+            next_used: 6
+        }
+    );
 }
 
 #[test]
@@ -432,7 +501,9 @@ fn impossible_states_are_refused() {
         ("queue size", |state| state.queues[0].registers.size = 32),
         ("odd queue size", |state| state.queues[0].registers.size = 5),
         ("zero queue size", |state| state.queues[0].registers.size = 0),
-        ("ring address", |state| state.queues[0].registers.used_ring = u64::MAX - 3),
+        ("ring address", |state| {
+            state.queues[0].registers.used_ring = u64::MAX - 3
+        }),
         ("features", |state| state.driver_features |= 1 << 50),
         ("needed queue", |state| state.queues[0].registers.ready = false),
     ];
@@ -450,7 +521,10 @@ fn positions_that_do_not_fit_the_rings_stop_the_device_and_no_more() {
     let mut bench = bench();
     bench.start();
     let mut state = bench.transport.save();
-    state.queues[0].position = QueuePosition { next_avail: 1000, next_used: 7 };
+    state.queues[0].position = QueuePosition {
+        next_avail: 1000,
+        next_used: 7,
+    };
     bench.transport.restore(&state).unwrap();
     bench.transport.process_queue(0);
     assert_eq!(bench.driver().status() & status::NEEDS_RESET, status::NEEDS_RESET);
@@ -461,10 +535,18 @@ fn a_real_device_works_through_the_registers() {
     let memory = guest_memory(0x20000);
     let line = CountingLine::shared();
     let rng = Rng::new(RateLimiter::default());
-    let mut transport =
-        MmioTransport::new(rng, memory.clone(), line.clone(), Box::new(MockDoorbells::default())).unwrap();
+    let mut transport = MmioTransport::new(
+        rng,
+        memory.clone(),
+        line.clone(),
+        Box::new(MockDoorbells::default()),
+    )
+    .unwrap();
     let mut queue = MockQueue::new(&memory, 0x1000, 8);
-    assert_eq!(MockDriver(&mut transport).start(F_EVENT_IDX, &[&queue]), status::ALL_STEPS);
+    assert_eq!(
+        MockDriver(&mut transport).start(F_EVENT_IDX, &[&queue]),
+        status::ALL_STEPS
+    );
     let buffer = queue.writable(64);
     queue.add(&[buffer]);
     transport.process_queue(0);

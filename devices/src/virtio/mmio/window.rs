@@ -28,7 +28,11 @@ impl<D> MmioWindow<D> {
             let transport = transport.lock().unwrap_or_else(PoisonError::into_inner);
             (transport.interrupt.clone(), transport.events.clone())
         };
-        Self { transport, interrupt, events }
+        Self {
+            transport,
+            interrupt,
+            events,
+        }
     }
 }
 
@@ -37,7 +41,10 @@ impl<D: VirtioDevice> BusDevice for MmioWindow<D> {
         if offset == offset::INTERRUPT_STATUS && data.len() == 4 {
             return config::read(&self.interrupt.status().to_le_bytes(), 0, data);
         }
-        self.transport.lock().unwrap_or_else(PoisonError::into_inner).read(offset, data);
+        self.transport
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .read(offset, data);
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) {
@@ -49,7 +56,10 @@ impl<D: VirtioDevice> BusDevice for MmioWindow<D> {
                 _ => {}
             }
         }
-        self.transport.lock().unwrap_or_else(PoisonError::into_inner).write(offset, data);
+        self.transport
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .write(offset, data);
     }
 }
 

@@ -19,7 +19,12 @@ fn bench(size: u16, event_index: bool) -> Bench {
     let driver = MockQueue::new(&memory, 0x1000, size);
     let line = CountingLine::shared();
     let (device, doorbell) = driver.activate(line.clone(), event_index);
-    Bench { driver, device, doorbell, line }
+    Bench {
+        driver,
+        device,
+        doorbell,
+        line,
+    }
 }
 
 impl Bench {
@@ -44,15 +49,19 @@ fn every_available_chain_comes_back_once_and_in_order() {
     let second = bench.driver.add_indirect(&[request, answer]);
     let mut seen = Vec::new();
     let drained = bench.device.drain(|chain| {
-        let parts: Vec<_> =
-            chain.map(|part| (part.addr().0, part.len(), part.is_write_only())).collect();
+        let parts: Vec<_> = chain
+            .map(|part| (part.addr().0, part.len(), part.is_write_only()))
+            .collect();
         seen.push(parts);
         Step::Used(u32::try_from(seen.len()).unwrap())
     });
     assert_eq!(drained.unwrap(), Drained::Empty);
     let expected = vec![(request.address, 4, false), (answer.address, 8, true)];
     assert_eq!(seen, [expected.clone(), expected]);
-    assert_eq!(bench.driver.used(), [Used { head: first, len: 1 }, Used { head: second, len: 2 }]);
+    assert_eq!(
+        bench.driver.used(),
+        [Used { head: first, len: 1 }, Used { head: second, len: 2 }]
+    );
     assert_eq!(bench.line.take(), 1, "one interrupt for both");
     assert_eq!(bench.drain(), Drained::Empty);
     assert_eq!(bench.line.take(), 0, "nothing used, no interrupt");
@@ -66,7 +75,13 @@ fn both_rings_wrap_around_their_size_and_their_index() {
         for round in 0..30_000_u32 {
             let count = usize::try_from(round % 4 + 1).unwrap();
             let heads: Vec<_> = (0..count)
-                .map(|_| bench.driver.add(&[Buffer { address: 0x8000, len: 4, writable: true }]))
+                .map(|_| {
+                    bench.driver.add(&[Buffer {
+                        address: 0x8000,
+                        len: 4,
+                        writable: true,
+                    }])
+                })
                 .collect();
             bench.driver.set_used_event(bench.driver.used_index());
             assert_eq!(bench.drain(), Drained::Empty);
@@ -156,9 +171,23 @@ fn a_chain_put_off_is_handed_out_again() {
     assert_eq!(drained.unwrap(), Drained::Later);
     assert_eq!(bench.driver.used().len(), 1);
     assert!(bench.driver.no_notify(), "the device comes back by itself");
-    assert_eq!(bench.device.position(), QueuePosition { next_avail: 1, next_used: 1 });
+    assert_eq!(
+        bench.device.position(),
+        QueuePosition {
+            next_avail: 1,
+            next_used: 1
+        }
+    );
     assert_eq!(bench.drain(), Drained::Empty);
-    assert_eq!(bench.driver.used().iter().map(|used| used.head).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(
+        bench
+            .driver
+            .used()
+            .iter()
+            .map(|used| used.head)
+            .collect::<Vec<_>>(),
+        [1, 2]
+    );
     assert!(!bench.driver.no_notify());
 }
 
@@ -201,24 +230,55 @@ fn an_available_index_beyond_the_ring_is_a_fault_after_what_was_good() {
 fn malformed_chains_end_and_are_given_back() {
     let table = 0x8000;
     let indirect_in_indirect = |bench: &mut Bench| {
-        bench.device.memory.write_obj(Descriptor::new(table, 16, DESC_F_INDIRECT, 0), GuestAddress(table)).unwrap();
+        bench
+            .device
+            .memory
+            .write_obj(
+                Descriptor::new(table, 16, DESC_F_INDIRECT, 0),
+                GuestAddress(table),
+            )
+            .unwrap();
         Descriptor::new(table, 16, DESC_F_INDIRECT, 0)
     };
     let looped_table = |bench: &mut Bench| {
         let looped = Descriptor::new(0x9000, 1, DESC_F_NEXT, 0);
-        bench.device.memory.write_obj(looped, GuestAddress(table)).unwrap();
+        bench
+            .device
+            .memory
+            .write_obj(looped, GuestAddress(table))
+            .unwrap();
         Descriptor::new(table, 16 * 65_535, DESC_F_INDIRECT, 0)
     };
     type Make<'a> = &'a dyn Fn(&mut Bench) -> Descriptor;
     // What the first descriptor is, and at most how many parts the chain may have.
     let cases: [(&str, Make, usize); 8] = [
         ("loop", &|_| Descriptor::new(0x9000, 1, DESC_F_NEXT, 0), 8),
-        ("next beyond the table", &|_| Descriptor::new(0x9000, 1, DESC_F_NEXT, 8), 1),
+        (
+            "next beyond the table",
+            &|_| Descriptor::new(0x9000, 1, DESC_F_NEXT, 8),
+            1,
+        ),
         ("loop in an indirect table", &looped_table, 65_535),
-        ("indirect table outside memory", &|_| Descriptor::new(1 << 40, 160, DESC_F_INDIRECT, 0), 0),
-        ("indirect table at the end", &|_| Descriptor::new(u64::MAX - 7, 160, DESC_F_INDIRECT, 0), 0),
-        ("indirect table of odd size", &|_| Descriptor::new(table, 17, DESC_F_INDIRECT, 0), 0),
-        ("indirect table too large", &|_| Descriptor::new(table, !15, DESC_F_INDIRECT, 0), 0),
+        (
+            "indirect table outside memory",
+            &|_| Descriptor::new(1 << 40, 160, DESC_F_INDIRECT, 0),
+            0,
+        ),
+        (
+            "indirect table at the end",
+            &|_| Descriptor::new(u64::MAX - 7, 160, DESC_F_INDIRECT, 0),
+            0,
+        ),
+        (
+            "indirect table of odd size",
+            &|_| Descriptor::new(table, 17, DESC_F_INDIRECT, 0),
+            0,
+        ),
+        (
+            "indirect table too large",
+            &|_| Descriptor::new(table, !15, DESC_F_INDIRECT, 0),
+            0,
+        ),
         ("indirect in indirect", &indirect_in_indirect, 0),
     ];
     for (what, make, most) in cases {
@@ -289,7 +349,10 @@ fn several_buffers_can_be_given_back_at_once() {
     assert_eq!(bench.line.take(), 0);
     bench.device.notify().unwrap();
     assert_eq!(bench.line.take(), 1);
-    assert_eq!(bench.device.pop(&memory).unwrap().unwrap().head_index(), heads[3].0);
+    assert_eq!(
+        bench.device.pop(&memory).unwrap().unwrap().head_index(),
+        heads[3].0
+    );
 }
 
 #[test]
@@ -298,5 +361,8 @@ fn a_disabled_queue_stays_silent() {
     let doorbell = Arc::new(EventFd::new(libc::EFD_NONBLOCK).unwrap());
     let mut queue = ActiveQueue::new(Queue::new(8).unwrap(), memory, CountingLine::shared(), doorbell);
     assert!(!queue.ready());
-    assert_eq!(queue.drain(|_| panic!("there is no chain")).unwrap(), Drained::Empty);
+    assert_eq!(
+        queue.drain(|_| panic!("there is no chain")).unwrap(),
+        Drained::Empty
+    );
 }

@@ -16,7 +16,8 @@ impl RandomSource for HostRandom {
     fn fill(&mut self, mut buffer: &mut [u8]) -> io::Result<()> {
         while !buffer.is_empty() {
             // SAFETY: the pointer and the length are those of a writable buffer.
-            let filled = unsafe { libc::getrandom(buffer.as_mut_ptr().cast(), buffer.len(), libc::GRND_NONBLOCK) };
+            let filled =
+                unsafe { libc::getrandom(buffer.as_mut_ptr().cast(), buffer.len(), libc::GRND_NONBLOCK) };
             match usize::try_from(filled) {
                 Ok(filled) => buffer = buffer.get_mut(filled..).unwrap_or_default(),
                 Err(_) => {

@@ -70,7 +70,12 @@ impl Rng {
 impl<S: RandomSource> Rng<S> {
     /// A device that gives the bytes of `source`.
     pub fn with_source(source: S, rate_limiter: RateLimiter) -> Self {
-        Self { source, rate_limiter, queue: None, metrics: RngMetrics::default() }
+        Self {
+            source,
+            rate_limiter,
+            queue: None,
+            metrics: RngMetrics::default(),
+        }
     }
 
     /// The limit, to change it. When that makes its timer appear, the transport must be told that there is more to
@@ -80,7 +85,13 @@ impl<S: RandomSource> Rng<S> {
     }
 
     fn serve(&mut self) -> Result<(), DeviceFault> {
-        let Self { source, rate_limiter, queue: Some(queue), metrics } = self else {
+        let Self {
+            source,
+            rate_limiter,
+            queue: Some(queue),
+            metrics,
+        } = self
+        else {
             return Ok(());
         };
         let mut left = BYTES_PER_TURN;
@@ -90,7 +101,8 @@ impl<S: RandomSource> Rng<S> {
             }
             let wanted = room(&chain).min(left);
             if !admit(rate_limiter, wanted) {
-                metrics.entropy_rate_limiter_throttled = metrics.entropy_rate_limiter_throttled.saturating_add(1);
+                metrics.entropy_rate_limiter_throttled =
+                    metrics.entropy_rate_limiter_throttled.saturating_add(1);
                 return Step::Later;
             }
             let given = fill(source, chain, wanted, metrics);
@@ -135,7 +147,9 @@ fn fill(source: &mut impl RandomSource, chain: Chain<'_>, wanted: usize, metrics
     if given == 0 {
         metrics.entropy_event_fails = metrics.entropy_event_fails.saturating_add(1);
     }
-    metrics.entropy_bytes = metrics.entropy_bytes.saturating_add(u64::try_from(given).unwrap_or(0));
+    metrics.entropy_bytes = metrics
+        .entropy_bytes
+        .saturating_add(u64::try_from(given).unwrap_or(0));
     given
 }
 
@@ -158,7 +172,10 @@ fn write_random(
             let len = left.min(CHUNK).min(wanted.saturating_sub(given));
             let bytes = chunk.get_mut(..len).unwrap_or_default();
             source.fill(bytes).map_err(|_| (given, FillError::Source))?;
-            chain.memory().write_slice(bytes, address).map_err(|_| (given, FillError::Memory))?;
+            chain
+                .memory()
+                .write_slice(bytes, address)
+                .map_err(|_| (given, FillError::Memory))?;
             given = given.saturating_add(len);
             left = left.saturating_sub(len);
             // What was just written lies in memory, which does not reach the end of the address space.
@@ -169,7 +186,10 @@ fn write_random(
 }
 
 fn writable<'a>(chain: &Chain<'a>) -> impl Iterator<Item = Descriptor> + use<'a> {
-    chain.clone().take(MAX_DESCRIPTORS).filter(Descriptor::is_write_only)
+    chain
+        .clone()
+        .take(MAX_DESCRIPTORS)
+        .filter(Descriptor::is_write_only)
 }
 
 fn to_usize(len: u32) -> usize {
@@ -212,7 +232,14 @@ impl<S: RandomSource> VirtioDevice for Rng<S> {
 
     fn backend_events(&self) -> Vec<BackendEvent> {
         let timer = self.rate_limiter.timer();
-        timer.map(|fd| BackendEvent { fd, events: EventSet::IN, token: TIMER }).into_iter().collect()
+        timer
+            .map(|fd| BackendEvent {
+                fd,
+                events: EventSet::IN,
+                token: TIMER,
+            })
+            .into_iter()
+            .collect()
     }
 
     fn process_backend(&mut self, _token: u32, _events: EventSet) -> Result<(), DeviceFault> {
@@ -236,7 +263,10 @@ impl<S> Snapshot for Rng<S> {
     type State = RngState;
 
     fn save(&self) -> RngState {
-        RngState { version: VERSION, rate_limiter: self.rate_limiter.save() }
+        RngState {
+            version: VERSION,
+            rate_limiter: self.rate_limiter.save(),
+        }
     }
 
     fn restore(&mut self, state: &RngState) -> Result<(), RestoreError> {

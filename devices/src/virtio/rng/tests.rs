@@ -12,7 +12,9 @@ use super::*;
 use crate::rate_limiter::{BucketConfig, RateLimiter, TokenKind};
 use crate::state::{Metered, Snapshot};
 use crate::virtio::device::{ActivateError, Activation, VirtioDevice};
-use crate::virtio::testing::{CountingLine, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, MockQueue, guest_memory};
+use crate::virtio::testing::{
+    CountingLine, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, MockQueue, guest_memory,
+};
 
 /// Counts up from 1, and fails after `left` bytes.
 struct Counter {
@@ -51,8 +53,18 @@ fn bench(left: usize, rate_limiter: RateLimiter) -> Bench {
     let line = CountingLine::shared();
     let (queue, doorbell) = driver.activate(line.clone(), false);
     let mut rng = Rng::with_source(counter(left), rate_limiter);
-    rng.activate(Activation { memory, queues: vec![queue], features: 0 }).unwrap();
-    Bench { rng, driver, doorbell, line }
+    rng.activate(Activation {
+        memory,
+        queues: vec![queue],
+        features: 0,
+    })
+    .unwrap();
+    Bench {
+        rng,
+        driver,
+        doorbell,
+        line,
+    }
 }
 
 fn unlimited() -> Bench {
@@ -69,7 +81,9 @@ fn every_writable_part_is_filled_and_no_other() {
     assert_eq!(bench.driver.used()[0].len, 5003);
     assert_eq!(bench.driver.contents(readable), b"keep");
     assert_eq!(bench.driver.contents(first), [1, 2, 3]);
-    let expected: Vec<u8> = (0..5000_u32).map(|index| u8::try_from((index + 4) % 256).unwrap()).collect();
+    let expected: Vec<u8> = (0..5000_u32)
+        .map(|index| u8::try_from((index + 4) % 256).unwrap())
+        .collect();
     assert_eq!(bench.driver.contents(second), expected);
     assert_eq!(bench.line.take(), 1);
     let metrics = bench.rng.take_metrics();
@@ -117,14 +131,22 @@ fn requests_that_cannot_be_served_come_back_empty() {
     let mut bench = unlimited();
     let readable = bench.driver.readable(b"nothing to write");
     bench.driver.add(&[readable]);
-    bench.driver.write_descriptor(1, Descriptor::new(1 << 40, 64, DESC_F_WRITE, 0));
+    bench
+        .driver
+        .write_descriptor(1, Descriptor::new(1 << 40, 64, DESC_F_WRITE, 0));
     bench.driver.publish(1);
-    bench.driver.write_descriptor(2, Descriptor::new(u64::MAX, u32::MAX, DESC_F_WRITE, 0));
+    bench
+        .driver
+        .write_descriptor(2, Descriptor::new(u64::MAX, u32::MAX, DESC_F_WRITE, 0));
     bench.driver.publish(2);
-    bench.driver.write_descriptor(3, Descriptor::new(0x8000, 0, DESC_F_WRITE | DESC_F_NEXT, 3));
+    bench
+        .driver
+        .write_descriptor(3, Descriptor::new(0x8000, 0, DESC_F_WRITE | DESC_F_NEXT, 3));
     bench.driver.publish(3);
     // A table of 65,535 descriptors without any room.
-    bench.driver.write_descriptor(4, Descriptor::new(0x10_0000, 16 * 65_535, DESC_F_INDIRECT, 0));
+    bench
+        .driver
+        .write_descriptor(4, Descriptor::new(0x10_0000, 16 * 65_535, DESC_F_INDIRECT, 0));
     bench.driver.publish(4);
     bench.rng.process_queue(0).unwrap();
     let lens: Vec<_> = bench.driver.used().iter().map(|used| used.len).collect();
@@ -147,7 +169,11 @@ fn a_dry_source_gives_what_it_has() {
 
 #[test]
 fn the_rate_limit_puts_requests_off_until_its_timer_fires() {
-    let ops = BucketConfig { size: 2, one_time_burst: 0, refill_time_ms: 10 };
+    let ops = BucketConfig {
+        size: 2,
+        one_time_burst: 0,
+        refill_time_ms: 10,
+    };
     let mut bench = bench(usize::MAX, RateLimiter::new(None, Some(ops)).unwrap());
     let buffer = bench.driver.writable(8);
     for _ in 0..3 {
@@ -163,7 +189,11 @@ fn the_rate_limit_puts_requests_off_until_its_timer_fires() {
     assert_eq!(watched.len(), 1);
     bench.rng.process_backend(watched[0].token, EventSet::IN).unwrap();
     assert_eq!(bench.driver.used().len(), 0, "too early");
-    let mut poll = libc::pollfd { fd: watched[0].fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    let mut poll = libc::pollfd {
+        fd: watched[0].fd.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
     // SAFETY: one initialised pollfd, as said.
     assert_eq!(unsafe { libc::poll(&mut poll, 1, 10_000) }, 1);
     bench.rng.process_backend(watched[0].token, EventSet::IN).unwrap();
@@ -175,7 +205,13 @@ fn the_rate_limit_puts_requests_off_until_its_timer_fires() {
 
 #[test]
 fn a_request_refused_for_its_bytes_costs_no_operation() {
-    let limit = |size| Some(BucketConfig { size, one_time_burst: 0, refill_time_ms: 3_600_000 });
+    let limit = |size| {
+        Some(BucketConfig {
+            size,
+            one_time_burst: 0,
+            refill_time_ms: 3_600_000,
+        })
+    };
     let mut bench = bench(usize::MAX, RateLimiter::new(limit(10), limit(2)).unwrap());
     let buffer = bench.driver.writable(8);
     bench.driver.add(&[buffer]);
@@ -189,13 +225,24 @@ fn a_request_refused_for_its_bytes_costs_no_operation() {
 #[test]
 fn without_its_queue_the_device_does_not_start() {
     let mut rng = Rng::new(RateLimiter::default());
-    let activation = Activation { memory: guest_memory(0x1000), queues: Vec::new(), features: 0 };
-    assert!(matches!(rng.activate(activation), Err(ActivateError::QueueMissing(0))));
+    let activation = Activation {
+        memory: guest_memory(0x1000),
+        queues: Vec::new(),
+        features: 0,
+    };
+    assert!(matches!(
+        rng.activate(activation),
+        Err(ActivateError::QueueMissing(0))
+    ));
 }
 
 #[test]
 fn its_limit_survives_a_save() {
-    let bytes = Some(BucketConfig { size: 100, one_time_burst: 0, refill_time_ms: 3_600_000 });
+    let bytes = Some(BucketConfig {
+        size: 100,
+        one_time_burst: 0,
+        refill_time_ms: 3_600_000,
+    });
     let mut rng = Rng::new(RateLimiter::new(bytes, None).unwrap());
     assert!(rng.rate_limiter_mut().consume(60, TokenKind::Bytes));
     let json = serde_json::to_string(&rng.save()).unwrap();
