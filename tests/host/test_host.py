@@ -141,10 +141,15 @@ class Terminal(unittest.TestCase):
 
     def test_control_keys_reach_the_command(self):
         self.expect(b"# ")
-        self.type(b"tty && sleep 300\n")
+        # What is typed is echoed: split by quotes it differs from what is printed.
+        self.type(b"sh -c 'tty; echo star\"\"ted; exec sleep 300'\n")
         self.expect(b"/dev/pts/")
-        self.type(b"\x03echo ''still here\n")
-        self.expect(b"still here")
+        self.expect(b"started")
+        self.type(b"\x03")
+        self.expect(b"# ")
+        self.type(b"echo still''here\n")
+        self.expect(b"stillhere")
+        self.expect(b"# ")
         # Control-A is the escape of a monitor: nobody on the way may take it.
         self.type(b"stty raw -echo; echo rea''dy; head -c 2 | od -An -tx1; stty sane; echo don''e\n")
         self.expect(b"ready")

@@ -147,7 +147,7 @@ impl ActiveQueue {
     /// Hands every available chain to `handle`, gives it back as `handle` says, and interrupts the driver if it
     /// wants to know.
     ///
-    /// Bounded: serves at most [four](BUDGET_IN_RINGS) ring sizes of chains per call, however fast the guest adds
+    /// Bounded: serves at most four ring sizes of chains per call, however fast the guest adds
     /// new ones; see [`Drained::More`].
     pub fn drain(&mut self, mut handle: impl FnMut(Chain<'_>) -> Step) -> Result<Drained, QueueFault> {
         if !self.ready() {
