@@ -184,6 +184,11 @@ impl Vm {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
+        Self::spawn_as_it_is(command)
+    }
+
+    /// Starts `command` with the streams that it has been given; those that are pipes of the test's are read.
+    pub fn spawn_as_it_is(mut command: Command) -> Self {
         let mut child = match command.spawn() {
             Ok(child) => child,
             Err(error) => panic!("cannot start {command:?}: {error}"),

@@ -116,7 +116,7 @@ pub struct StartTimes {
 pub enum CliError {
     /// A word that means nothing here, a missing value and the like.
     #[error("{0}; see --help")]
-    Usage(#[from] lexopt::Error),
+    Usage(lexopt::Error),
     /// Given twice.
     #[error("--{0} is given twice")]
     Twice(&'static str),
@@ -140,6 +140,13 @@ pub enum CliError {
         /// What was given, shortened.
         id: String,
     },
+}
+
+/// By hand, so that the error is not its own source as well, whose text would then be told twice.
+impl From<lexopt::Error> for CliError {
+    fn from(error: lexopt::Error) -> Self {
+        Self::Usage(error)
+    }
 }
 
 /// Reads the command line; `args` without the program's name.

@@ -56,14 +56,15 @@ pub fn map(plan: MemoryPlan) -> Result<GuestRam, MemoryError> {
     if wanted_mib > host_mib {
         return Err(MemoryError::MoreThanHost { wanted_mib, host_mib });
     }
-    let (huge, hint) = match plan.huge_pages {
-        HugePages::None | HugePages::Transparent => (0, ""),
+    let (kind, hint) = match plan.huge_pages {
+        HugePages::None | HugePages::Transparent => (libc::MAP_NORESERVE, ""),
+        // Reserved, because a pool that runs out later would kill the process.
         HugePages::TwoMib => (
             libc::MAP_HUGETLB | libc::MAP_HUGE_2MB,
             "; are there enough free 2 MiB pages (vm.nr_hugepages)?",
         ),
     };
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | huge;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | kind;
     let failed = |source| MemoryError::Map {
         wanted_mib,
         hint,

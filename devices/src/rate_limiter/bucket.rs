@@ -73,9 +73,8 @@ impl TokenBucket {
             return Reduction::Success;
         }
         let tokens = tokens.saturating_sub(std::mem::take(&mut self.burst));
-        if tokens > self.budget {
-            self.earn(now);
-        }
+        // Also when there are enough: what a full bucket earns is lost, and must not be counted later.
+        self.earn(now);
         if tokens > self.config.size {
             let debt = tokens.saturating_sub(std::mem::take(&mut self.budget));
             return Reduction::Overdrawn(self.time_for(debt));

@@ -8,8 +8,10 @@ fn limiter(size: u64, burst: u64, refill_time_ms: u64) -> (RateLimiter, Instant)
         one_time_burst: burst,
         refill_time_ms,
     };
-    let limiter = RateLimiter::new(Some(config), None).unwrap();
-    (limiter, Instant::now())
+    let mut limiter = RateLimiter::new(Some(config), None).unwrap();
+    let start = Instant::now();
+    limiter.bytes = TokenBucket::new(config, start);
+    (limiter, start)
 }
 
 /// Ends a wait as the timer's event would, without waiting.
@@ -60,7 +62,8 @@ fn tokens_are_earned_exactly_over_many_small_steps() {
     let (mut limiter, start) = limiter(7, 0, 1000);
     assert!(limiter.consume_at(7, TokenKind::Bytes, start));
     let mut granted = 0;
-    for step in 1..=3000 {
+    // Rounding may cost a nanosecond for each token, so the last one comes just after three seconds.
+    for step in 1..=3001 {
         if limiter.consume_at(1, TokenKind::Bytes, start + ms(step)) {
             granted += 1;
         } else {
@@ -68,6 +71,32 @@ fn tokens_are_earned_exactly_over_many_small_steps() {
         }
     }
     assert_eq!(granted, 21);
+}
+
+#[test]
+fn a_long_idle_bucket_holds_no_more_than_its_size() {
+    let (mut limiter, start) = limiter(1000, 0, 1000);
+    let later = start + ms(60_000);
+    assert!(limiter.consume_at(1000, TokenKind::Bytes, later));
+    assert!(!limiter.consume_at(1, TokenKind::Bytes, later));
+}
+
+#[test]
+fn rounding_never_earns_a_token_too_early() {
+    // A token takes 333,333⅓ ns.
+    let (mut limiter, start) = limiter(3, 0, 1);
+    assert!(limiter.consume_at(3, TokenKind::Bytes, start));
+    let mut granted = 0;
+    for step in 1..=1000_u64 {
+        let nanos = 333_333 * step + 1;
+        if limiter.consume_at(1, TokenKind::Bytes, start + Duration::from_nanos(nanos)) {
+            granted += 1;
+        } else {
+            unblock(&mut limiter);
+        }
+        assert!(granted <= 3 * nanos / 1_000_000, "step {step}");
+    }
+    assert!(granted > 400);
 }
 
 #[test]

@@ -256,13 +256,7 @@ fn qemu(machine: &Machine, kvm: KvmKind) -> Vec<OsString> {
     args.extend(words("-serial stdio -kernel"));
     args.push(machine.kernel.clone().into());
     args.extend(["-append".into(), machine.cmdline.clone().into()]);
-    // QEMU fills its slots from the top and the guest counts from the bottom: the root disk comes last.
-    for (index, path) in (0..)
-        .zip(&machine.disks)
-        .collect::<Vec<(usize, _)>>()
-        .into_iter()
-        .rev()
-    {
+    for (index, path) in machine.disks.iter().enumerate() {
         let path = path.display();
         args.push("-object".into());
         args.push(format!("iothread,id=loop{index}").into());
@@ -331,14 +325,22 @@ mod tests {
     }
 
     #[test]
-    fn qemu_gets_the_root_disk_last() {
+    fn qemu_gets_every_device_in_order() {
         let args: Vec<String> = qemu(&machine(), KvmKind::Hardware)
             .iter()
             .map(|arg| arg.to_string_lossy().into())
             .collect();
         let place = |text: &str| args.iter().position(|arg| arg.starts_with(text)).unwrap();
-        assert!(place("virtio-blk-device,drive=disk1") < place("virtio-blk-device,drive=disk0"));
+        // The first one is the root disk.
+        assert!(place("virtio-blk-device,drive=disk0") < place("virtio-blk-device,drive=disk1"));
+        assert!(place("tap,id=net0,ifname=tap0") < place("virtio-rng-device"));
         assert!(args.contains(&"host".to_owned()));
+    }
+
+    #[test]
+    fn qemu_hides_from_page_table_hosts_what_they_refuse() {
+        let args = qemu(&machine(), KvmKind::PageTable);
+        assert!(args.contains(&"host,-arch-capabilities".into()));
     }
 
     #[test]

@@ -56,7 +56,7 @@ pub enum StartError {
     #[error("the kernel command line cannot be completed")]
     Cmdline(#[from] CmdlineError),
     /// The kernel, the initrd or the tables.
-    #[error("cannot load the kernel")]
+    #[error(transparent)]
     Boot(#[from] BootError),
     /// A device.
     #[error("cannot set up {device}")]

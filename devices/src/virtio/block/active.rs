@@ -24,6 +24,8 @@ impl Active {
     pub(super) fn drain(&mut self, engine: &mut Engine) -> Result<(), QueueFault> {
         let memory = Arc::clone(&self.memory);
         let (mut requests, mut bytes) = (TURN_REQUESTS, TURN_BYTES);
+        // What is over makes room for what is new.
+        self.reap(engine)?;
         loop {
             self.queue.disable_notification()?;
             while let Some(chain) = self.queue.pop(&memory)? {

@@ -95,8 +95,8 @@ impl Block {
     /// Puts another disk in the place of this one, while the guest runs. What is in flight goes to the old one.
     ///
     /// The size may change: the transport must then tell the driver of a changed configuration. If the new backend
-    /// is the first asynchronous one, [`backend_events`](VirtioDevice::backend_events) grows. After an error the old disk
-    /// is still there.
+    /// is the first asynchronous one, [`backend_events`](VirtioDevice::backend_events) grows. After an error the old
+    /// disk is still there.
     pub fn replace_backend(&mut self, mut backend: Box<dyn BlockBackend>) -> Result<(), BlockError> {
         let result = self.try_replace(backend.as_mut());
         let metrics = &mut self.engine.metrics;
@@ -129,14 +129,10 @@ impl Block {
     pub fn update_rate_limiter(&mut self, bytes: BucketUpdate, ops: BucketUpdate) -> std::io::Result<()> {
         let result = self.engine.limiter.update(bytes, ops);
         let metrics = &mut self.engine.metrics;
-        count(
-            if result.is_ok() {
-                &mut metrics.update_count
-            } else {
-                &mut metrics.update_fails
-            },
-            1,
-        );
+        match result {
+            Ok(()) => count(&mut metrics.update_count, 1),
+            Err(_) => count(&mut metrics.update_fails, 1),
+        }
         result
     }
 
@@ -272,11 +268,6 @@ impl VirtioDevice for Block {
                 // Only resets the event; how often it was signalled does not matter.
                 self.completion.as_ref().map(EventFd::read);
             }
-        }
-        if let Some(active) = &mut self.active {
-            active
-                .reap(&mut self.engine)
-                .map_err(|source| DeviceFault::Queue { index: 0, source })?;
         }
         self.drain()
     }

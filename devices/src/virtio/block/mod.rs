@@ -12,9 +12,9 @@
 //! files, so nothing that a guest writes into its disk can make the host open another file. There is no SCSI
 //! passthrough. A read-only disk is opened read-only; the guest is told, but not trusted to obey.
 //!
-//! Files are not locked: platforms that drive Firecracker-compatible monitors legitimately hold the same file twice for a
-//! while (a paused microVM and the one restored from its snapshot), and share read-only ones freely. Whoever hands out
-//! writable disks makes sure that each has one user.
+//! Files are not locked: platforms that drive Firecracker-compatible monitors legitimately hold the same file twice
+//! for a while (a paused microVM and the one restored from its snapshot), and share read-only ones freely. Whoever
+//! hands out writable disks makes sure that each has one user.
 
 mod active;
 pub mod backend;

@@ -1,8 +1,8 @@
 //! What the guest asks for (virtio 1.2 §5.2.6), checked before anything is done.
 //!
 //! A request is a run of readable bytes followed by a run of writable bytes. How a driver cuts them into descriptors
-//! is its own business (virtio 1.2 §2.7.4): the header is the first 16 readable bytes and the status the last writable one,
-//! wherever descriptors begin and end.
+//! is its own business (virtio 1.2 §2.7.4): the header is the first 16 readable bytes and the status the last
+//! writable one, wherever descriptors begin and end.
 //!
 //! Everything is copied out of guest memory once and checked on the copy, so that a guest that changes it
 //! meanwhile only fools itself.

@@ -10,8 +10,8 @@ const PREFIX: usize = 11;
 /// `/dev/disk/by-id/virtio-*`.
 ///
 /// It is the id itself when that has 20 bytes or less. Of a longer one it is the first 11 bytes, `-`, and the 32-bit
-/// FNV-1a hash of the whole id as 8 lower-case hexadecimal digits: two ids that begin alike still differ, and as an id of
-/// the API has no `-`, no short one can be mistaken for a long one.
+/// FNV-1a hash of the whole id as 8 lower-case hexadecimal digits: two ids that begin alike still differ, and as an
+/// id of the API has no `-`, no short one can be mistaken for a long one.
 pub fn serial(id: &str) -> [u8; SERIAL_SIZE] {
     let mut serial = [0; SERIAL_SIZE];
     let id = id.as_bytes();

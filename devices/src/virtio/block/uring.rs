@@ -123,8 +123,8 @@ impl BlockBackend for UringBackend {
         let refused = match self.jobs.get_mut(index) {
             Some(slot @ None) => {
                 *slot = Some(job);
-                // SAFETY: what the entry points to belongs to the job, which stays where it is until the kernel says that
-                // it is over.
+                // SAFETY: what the entry points to belongs to the job, which stays where it is until the kernel says
+                // that it is over.
                 match unsafe { self.ring.submission().push(&entry) } {
                     Ok(()) => None,
                     Err(_) => slot.take(),

@@ -38,9 +38,16 @@ impl Measurement for Network {
     }
 
     fn sample(&self, vmm: &Vmm, context: &Context) -> Result<Vec<f64>, BenchError> {
-        let argv: Vec<OsString> = ["/usr/bin/env", "iperf3", "--server", "--bind", HOST_ADDRESS]
-            .map(OsString::from)
-            .to_vec();
+        let argv: Vec<OsString> = [
+            "/usr/bin/env",
+            "iperf3",
+            "--server",
+            "--forceflush",
+            "--bind",
+            HOST_ADDRESS,
+        ]
+        .map(OsString::from)
+        .to_vec();
         let mut server = Process::spawn(&argv, &context.scratch.join("iperf3"))?;
         server.line("listening", context.limit)?;
 
