@@ -36,7 +36,7 @@ pub fn run(arrivals: &Arrivals, end: &EndLine) -> io::Result<Ending> {
 
 /// Adds a descriptor that a subscriber cannot do without. The loop has room for all of them, so that a refusal is a
 /// defect, which the log then shows.
-fn watch(ops: &mut EventOps<'_>, fd: RawFd, events: EventSet) {
+pub fn watch(ops: &mut EventOps<'_>, fd: RawFd, events: EventSet) {
     if let Err(error) = ops.add(Events::new_raw(fd, events)) {
         log::error!("cannot watch descriptor {fd}: {error}");
     }

@@ -1,9 +1,14 @@
 //! The microVM as its controllers see it: configured, then running, then paused or running.
 
+use std::cell::RefCell;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::time::Duration;
 
+use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use koya_api::action::WantedState;
 use koya_api::config::{
     DriveUpdate, LogLevel, Logger, MachineConfigUpdate, Metrics, NetworkInterfaceUpdate, VmConfig,
@@ -12,12 +17,13 @@ use koya_api::error::Cause;
 use koya_api::{Action, ActionError, ActionHandler, InstanceInfo, InstanceState, Outcome, VersionInfo};
 use koya_devices::legacy::Console;
 use log::LevelFilter;
+use vmm_sys_util::timerfd::TimerFd;
 
 use crate::boot_timer::BootTimer;
 use crate::cli::Options;
 use crate::console::{self, RawTerminal};
 use crate::ending::EndLine;
-use crate::event_loop::{Arrivals, Subscriber};
+use crate::event_loop::{self, Arrivals, Subscriber};
 use crate::logger::{self, LoggerUpdate};
 use crate::machine::{Frame, Running, StartError, UpdateError};
 use crate::metrics::{MetricsWriter, Report};
@@ -36,6 +42,8 @@ pub struct Monitor {
     gate: Arc<Gate>,
     end: Arc<EndLine>,
     arrivals: Arrivals,
+    /// This monitor, for the subscribers that it creates.
+    itself: Weak<RefCell<Self>>,
 }
 
 enum Phase {
@@ -51,18 +59,26 @@ enum Phase {
 
 impl Monitor {
     /// A monitor without a microVM yet. `gate` and `end` are what the guest will run behind and end on.
-    pub fn new(options: &Options, gate: Arc<Gate>, end: Arc<EndLine>, arrivals: Arrivals) -> Self {
-        Self {
-            id: options.id.clone(),
-            boot_timer: options.boot_timer,
-            phase: Phase::Configuring(Box::default()),
-            logger: None,
-            metrics_config: None,
-            metrics: MetricsWriter::new(options.started),
-            gate,
-            end,
-            arrivals,
-        }
+    pub fn new(
+        options: &Options,
+        gate: Arc<Gate>,
+        end: Arc<EndLine>,
+        arrivals: Arrivals,
+    ) -> Rc<RefCell<Self>> {
+        Rc::new_cyclic(|itself| {
+            RefCell::new(Self {
+                id: options.id.clone(),
+                boot_timer: options.boot_timer,
+                phase: Phase::Configuring(Box::default()),
+                logger: None,
+                metrics_config: None,
+                metrics: MetricsWriter::new(options.started),
+                gate,
+                end,
+                arrivals,
+                itself: itself.clone(),
+            })
+        })
     }
 
     /// Does all that a config file says, and starts the microVM.
@@ -76,9 +92,11 @@ impl Monitor {
         self.handle(Action::StartInstance).map(drop)
     }
 
-    /// Opens the file that the metrics go to.
+    /// Opens the file that the metrics go to, now and then and when asked.
     pub fn open_metrics(&mut self, path: &Path) -> io::Result<()> {
+        let flush = PeriodicFlush::new(self.itself.clone())?;
         self.metrics.open(sink::open(path)?);
+        self.arrivals.borrow_mut().push(Box::new(flush));
         Ok(())
     }
 
@@ -171,6 +189,13 @@ impl Monitor {
                 log::warn!("the console has no input: {error}");
                 None
             }
+        }
+    }
+
+    /// Writes what is left of the guest's output, if its reader takes it soon.
+    pub fn drain_console(&self) {
+        if let Some(running) = self.running() {
+            running.drain_console();
         }
     }
 
@@ -354,6 +379,39 @@ impl ActionHandler for Monitor {
             )),
             Action::GetVmConfig => Ok(Outcome::VmConfig(Box::new(self.config()))),
             action => self.change(action).map(|()| Outcome::Empty),
+        }
+    }
+}
+
+/// Writes the metrics every minute, as Firecracker does.
+struct PeriodicFlush {
+    timer: TimerFd,
+    monitor: Weak<RefCell<Monitor>>,
+}
+
+impl PeriodicFlush {
+    const PERIOD: Duration = Duration::from_secs(60);
+
+    fn new(monitor: Weak<RefCell<Monitor>>) -> io::Result<Self> {
+        let io_error = |error: vmm_sys_util::errno::Error| io::Error::from_raw_os_error(error.errno());
+        let mut timer = TimerFd::new().map_err(io_error)?;
+        timer.reset(Self::PERIOD, Some(Self::PERIOD)).map_err(io_error)?;
+        Ok(Self { timer, monitor })
+    }
+}
+
+impl MutEventSubscriber for PeriodicFlush {
+    fn init(&mut self, ops: &mut EventOps<'_>) {
+        event_loop::watch(ops, self.timer.as_raw_fd(), EventSet::IN);
+    }
+
+    fn process(&mut self, _: Events, _: &mut EventOps<'_>) {
+        // Readable, so this does not wait.
+        let _ = self.timer.wait();
+        if let Some(monitor) = self.monitor.upgrade()
+            && let Err(error) = monitor.borrow_mut().flush_metrics()
+        {
+            log::warn!("cannot write the metrics: {error}");
         }
     }
 }

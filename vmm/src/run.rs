@@ -97,12 +97,7 @@ fn try_run(options: &Options) -> Result<Ending, RunError> {
     let gate = Arc::new(Gate::new(false));
     let end = Arc::new(EndLine::new(gate.clone()).map_err(RunError::EventLoop)?);
     let arrivals = Arrivals::default();
-    let monitor = Shared(Rc::new(RefCell::new(Monitor::new(
-        options,
-        gate,
-        end.clone(),
-        arrivals.clone(),
-    ))));
+    let monitor = Shared(Monitor::new(options, gate, end.clone(), arrivals.clone()));
     if let Some(path) = &options.metrics_path {
         let opened = monitor.0.borrow_mut().open_metrics(path);
         opened.map_err(|source| RunError::Metrics {
@@ -135,6 +130,9 @@ fn try_run(options: &Options) -> Result<Ending, RunError> {
     // The process ends with the VM still in place: whoever waits for it is told before the kernel takes it down.
     std::mem::forget(monitor.clone());
     let ending = event_loop::run(&arrivals, &end).map_err(RunError::EventLoop);
+    if !matches!(ending, Ok(Ending::Signal(_))) {
+        monitor.0.borrow().drain_console();
+    }
     monitor.0.borrow_mut().release_terminal();
     if let Err(error) = monitor.0.borrow_mut().flush_metrics() {
         log::warn!("cannot write the metrics: {error}");

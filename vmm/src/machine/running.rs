@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use koya_api::config::{DriveUpdate, NetworkInterfaceUpdate};
 use koya_devices::GuestRam;
@@ -14,6 +15,10 @@ use super::devices::{Devices, lock};
 use crate::kvm::Vm;
 use crate::metrics::Report;
 use crate::vcpu::{VcpuThreadError, Vcpus};
+
+/// How long the end of a microVM waits for the reader of its console: enough for one that is slow, too short for one
+/// that has stopped reading to hold anybody up.
+const DRAIN: Duration = Duration::from_secs(1);
 
 /// A device of the running guest cannot be changed.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +88,28 @@ impl Running {
     /// Changes the limits of a network interface.
     pub fn update_network(&self, update: &NetworkInterfaceUpdate) -> Result<(), UpdateError> {
         self.devices.update_network(update)
+    }
+
+    /// Writes what the guest's console still has for a slow reader, at most for [`DRAIN`].
+    pub fn drain_console(&self) {
+        let end = Instant::now().checked_add(DRAIN);
+        let left = || end.and_then(|end| end.checked_duration_since(Instant::now()));
+        while let Some(left) = left() {
+            let mut serial = lock(&self.devices.serial);
+            let Some(fd) = serial.sink_fd().filter(|_| serial.output_pending()) else {
+                return;
+            };
+            serial.flush();
+            drop(serial);
+            let mut asked = libc::pollfd {
+                fd,
+                events: libc::POLLOUT,
+                revents: 0,
+            };
+            let patience = libc::c_int::try_from(left.as_millis()).unwrap_or(libc::c_int::MAX);
+            // SAFETY: one initialised pollfd, as said; the descriptor belongs to the serial port, which is alive.
+            unsafe { libc::poll(&raw mut asked, 1, patience) };
+        }
     }
 
     /// The serial console.
