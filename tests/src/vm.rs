@@ -1,6 +1,5 @@
 //! A `koya-vmm` under test: its process, its console, its socket.
 
-use std::collections::VecDeque;
 use std::env;
 use std::ffi::OsStr;
 use std::fs;
@@ -9,14 +8,14 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// Patience with anything that should take far less: emulated hosts are slow, and a test that hangs must end.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 /// Console output kept for the message of a failed test.
-const KEPT: usize = 1 << 20;
+const KEPT: usize = 8 << 20;
 
 /// A path that the environment must name.
 ///
@@ -100,12 +99,13 @@ pub struct Output(Arc<(Mutex<Collected>, Condvar)>);
 
 #[derive(Default)]
 struct Collected {
-    bytes: VecDeque<u8>,
+    bytes: Vec<u8>,
     closed: bool,
 }
 
 impl Output {
-    fn collect(mut stream: impl Read + Send + 'static) -> Self {
+    /// Reads `stream` to its end on a thread of its own.
+    pub fn collect(mut stream: impl Read + Send + 'static) -> Self {
         let output = Self::default();
         let shared = output.clone();
         thread::spawn(move || {
@@ -115,8 +115,10 @@ impl Output {
                 let (collected, changed) = &*shared.0;
                 let mut collected = collected.lock().unwrap_or_else(PoisonError::into_inner);
                 collected.bytes.extend(buffer.iter().take(read));
-                let surplus = collected.bytes.len().saturating_sub(KEPT);
-                collected.bytes.drain(..surplus);
+                if collected.bytes.len() > KEPT {
+                    // Half of it at once, so that a flood does not move everything for every byte.
+                    collected.bytes.drain(..KEPT / 2);
+                }
                 collected.closed = read == 0;
                 changed.notify_all();
                 if read == 0 {
@@ -129,29 +131,37 @@ impl Output {
 
     /// All of it so far.
     pub fn text(&self) -> String {
-        let (collected, _) = &*self.0;
-        let collected = collected.lock().unwrap_or_else(PoisonError::into_inner);
-        String::from_utf8_lossy(&collected.bytes.iter().copied().collect::<Vec<_>>()).into_owned()
+        String::from_utf8_lossy(&self.lock().bytes).into_owned()
     }
 
     /// Waits until the text holds `needle`, the stream is closed or `patience` is over; whether it was found.
     pub fn wait_for(&self, needle: &str, patience: Duration) -> bool {
-        let end = Instant::now().checked_add(patience);
-        let (collected, changed) = &*self.0;
+        let start = Instant::now();
+        let mut collected = self.lock();
+        let mut searched = 0;
         loop {
-            if self.text().contains(needle) {
+            // What was searched before can hold no more than the needle's beginning, unless a flood moved it.
+            let unseen = collected.bytes.get(searched.saturating_sub(needle.len())..);
+            if holds(unseen.unwrap_or(&collected.bytes), needle.as_bytes()) {
                 return true;
             }
-            let guard = collected.lock().unwrap_or_else(PoisonError::into_inner);
-            let left = end.and_then(|end| end.checked_duration_since(Instant::now()));
-            let Some(left) = left.filter(|_| !guard.closed) else {
-                drop(guard);
-                return self.text().contains(needle);
-            };
-            // Short, as the text may have grown between the look at it and the wait.
-            drop(changed.wait_timeout(guard, left.min(Duration::from_millis(20))));
+            let left = patience.saturating_sub(start.elapsed());
+            if collected.closed || left.is_zero() {
+                return false;
+            }
+            searched = collected.bytes.len();
+            let waited = self.0.1.wait_timeout(collected, left);
+            collected = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
+
+    fn lock(&self) -> MutexGuard<'_, Collected> {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn holds(text: &[u8], needle: &[u8]) -> bool {
+    needle.is_empty() || text.windows(needle.len()).any(|window| window == needle)
 }
 
 /// A running `koya-vmm`. Killed when it is dropped.
