@@ -51,6 +51,7 @@ Exit codes:
   1    an error, which is on standard error in one line; also a guest that faulted
   148  a forbidden system call        149, 150, 154, 156, 157  SIGBUS, SIGSEGV, SIGXCPU, SIGHUP, SIGILL
   152  an invalid log level           153  an invalid command line
+  SIGTERM, SIGINT and SIGQUIT end it as they end any program: 143, 130 and 131 in a shell.
 ";
 
 /// What the command line asks for.

@@ -49,7 +49,7 @@ impl EndLine {
     /// A line that also stops the vCPUs behind `gate`.
     pub fn new(gate: Arc<Gate>) -> io::Result<Self> {
         Ok(Self {
-            event: EventFd::new(EFD_NONBLOCK)?,
+            event: EventFd::new(EFD_NONBLOCK | libc::EFD_CLOEXEC)?,
             first: Mutex::new(None),
             gate,
         })

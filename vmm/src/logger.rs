@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -169,6 +170,30 @@ impl Sink {
     }
 }
 
+impl Sink {
+    /// Writes a line without ever waiting for a reader: the guest would wait, too.
+    fn write(&mut self, line: &[u8]) -> io::Result<()> {
+        match &mut self.file {
+            // Opened so that it does not block.
+            Some(file) => file.write_all(line),
+            None if takes_a_line(libc::STDERR_FILENO) => io::stderr().write_all(line),
+            None => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+}
+
+/// Whether a pipe, terminal or file has room for a line now. A pipe that has any has it for PIPE_BUF bytes (pipe(7)).
+fn takes_a_line(fd: RawFd) -> bool {
+    let mut asked = libc::pollfd {
+        fd,
+        events: libc::POLLOUT,
+        revents: 0,
+    };
+    // SAFETY: one initialised pollfd, as said.
+    let ready = unsafe { libc::poll(&raw mut asked, 1, 0) };
+    ready > 0
+}
+
 impl Log for Logger {
     fn enabled(&self, _: &Metadata<'_>) -> bool {
         true
@@ -185,10 +210,9 @@ impl Log for Logger {
         let id = self.id.get().map_or("", String::as_str);
         let line = sink.format(id, record, suppressed);
         // A log that cannot be written must not stop the guest.
-        let _ = match &mut sink.file {
-            Some(file) => file.write_all(line.as_bytes()),
-            None => io::stderr().write_all(line.as_bytes()),
-        };
+        if sink.write(line.as_bytes()).is_err() {
+            sink.suppressed = suppressed.saturating_add(1);
+        }
     }
 
     fn flush(&self) {}

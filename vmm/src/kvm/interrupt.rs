@@ -16,7 +16,7 @@ impl IrqfdLine {
     /// Connects a new line to interrupt `gsi`. As long as the guest has not routed it, edges are lost, as they
     /// are on a masked pin.
     pub fn new(vm: &Vm, gsi: u32) -> Result<Self, KvmError> {
-        let event = EventFd::new(EFD_NONBLOCK).map_err(|error| KvmError::Ioctl {
+        let event = EventFd::new(EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(|error| KvmError::Ioctl {
             act: "create an event descriptor for an interrupt",
             source: kvm_ioctls::Error::new(error.raw_os_error().unwrap_or(libc::EIO)),
         })?;

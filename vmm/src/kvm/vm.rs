@@ -32,7 +32,7 @@ pub enum KvmError {
     #[error("cannot open {KVM_DEVICE}")]
     Open(#[source] io::Error),
     /// Not the one stable API version.
-    #[error("this host's KVM has API version {0}; version {KVM_API_VERSION} is needed")]
+    #[error("{KVM_DEVICE} says that its API version is {0}: a microVM needs KVM's version {KVM_API_VERSION}")]
     ApiVersion(i32),
     /// A needed extension is missing.
     #[error("this host's KVM lacks {0}, which a microVM needs")]
