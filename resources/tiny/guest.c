@@ -80,6 +80,9 @@ void map_gib(unsigned gib, void *table) {
 
 void leave(void) {
     out8(I8042_COMMAND, I8042_RESET);
+    // Some VMMs take a while. Without such a controller, its port reads as ones.
+    while (in8(I8042_COMMAND) != 0xff)
+        ;
     for (;;)
         __asm__ volatile("ud2");
 }

@@ -30,22 +30,23 @@
         rep outsb
 .endm
 
-// Asks the keyboard controller for a reset.
-.macro reset
-        mov     $I8042_RESET, %al
-        out     %al, $I8042_COMMAND
-.endm
-
 // An exception that finds no handler, nor a double fault handler.
 .macro triple_fault
         lidt    no_idt
         ud2
 .endm
 
-// Ends a machine with a keyboard controller, and one without.
+// Asks the keyboard controller for a reset and leaves the vCPU to its fate: some
+// VMMs take a while. Where there is no such controller, its port reads as ones.
 .macro reset_or_fault
-        reset
-        triple_fault
+        mov     $I8042_RESET, %al
+        out     %al, $I8042_COMMAND
+        in      $I8042_COMMAND, %al
+        inc     %al
+        jz      2f
+1:      hlt
+        jmp     1b
+2:      triple_fault
 .endm
 
 .section .rodata

@@ -7,6 +7,7 @@
 #define PATIENCE (3ull << 30)     // cycles of the time stamp counter
 
 struct rings rings __attribute__((aligned(64)));
+static struct rings idle __attribute__((aligned(64)));
 struct device devices[MAX_DEVICES];
 
 static uint64_t cycles(void) {
@@ -71,17 +72,24 @@ static void put_address(uint64_t reg, const volatile void *addr) {
     put32(reg + 4, (uint32_t)((uint64_t)addr >> 32));
 }
 
-bool enable_queue(const struct device *dev, unsigned queue) {
-    rings = (struct rings){0};
+static bool place_rings(const struct device *dev, unsigned queue, struct rings *where) {
+    *where = (struct rings){0};
     put32(dev->base + QUEUE_SEL, queue);
     if (get32(dev->base + QUEUE_NUM_MAX) < QUEUE_SIZE)
         return false;
     put32(dev->base + QUEUE_NUM, QUEUE_SIZE);
-    put_address(dev->base + QUEUE_DESC, rings.desc);
-    put_address(dev->base + QUEUE_DRIVER, &rings.avail);
-    put_address(dev->base + QUEUE_DEVICE, &rings.used);
+    put_address(dev->base + QUEUE_DESC, where->desc);
+    put_address(dev->base + QUEUE_DRIVER, &where->avail);
+    put_address(dev->base + QUEUE_DEVICE, &where->used);
     put32(dev->base + QUEUE_READY, 1);
     return get32(dev->base + QUEUE_READY) == 1;
+}
+
+bool enable_queue(const struct device *dev, unsigned queue) {
+    // A network device need not start with one of its two queues only.
+    if (dev->id == NET && !place_rings(dev, queue ^ 1, &idle))
+        return false;
+    return place_rings(dev, queue, &rings);
 }
 
 void go_live(const struct device *dev) {

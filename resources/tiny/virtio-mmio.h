@@ -77,7 +77,8 @@ unsigned find_devices(const struct start_info *info);
 // Resets the device and waits for it; false when it does not within a second or so.
 bool reset_device(const struct device *dev);
 
-// From reset to FEATURES_OK; then the queue with the rings above; then DRIVER_OK.
+// From reset to FEATURES_OK; then the queue with the rings above, and an empty one
+// beside it for a network device; then DRIVER_OK.
 bool negotiate(struct device *dev);
 bool enable_queue(const struct device *dev, unsigned queue);
 void go_live(const struct device *dev);
