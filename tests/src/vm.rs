@@ -1,5 +1,7 @@
 //! A `koya-vmm` under test: its process, its console, its socket.
 
+#![allow(clippy::panic, reason = "it serves tests, which fail by panics")]
+
 use std::env;
 use std::ffi::OsStr;
 use std::fs;
@@ -138,7 +140,7 @@ impl Output {
     pub fn wait_for(&self, needle: &str, patience: Duration) -> bool {
         let start = Instant::now();
         let mut collected = self.lock();
-        let mut searched = 0;
+        let mut searched = 0_usize;
         loop {
             // What was searched before can hold no more than the needle's beginning, unless a flood moved it.
             let unseen = collected.bytes.get(searched.saturating_sub(needle.len())..);

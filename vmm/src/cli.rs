@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use koya_api::config::{IdError, check_instance_id};
 use koya_api::http;
 use lexopt::prelude::*;
 
@@ -10,8 +11,6 @@ use lexopt::prelude::*;
 pub const DEFAULT_API_SOCKET: &str = "/run/firecracker.socket";
 /// The microVM's id when nobody says otherwise.
 pub const DEFAULT_ID: &str = "anonymous-instance";
-/// Longest instance id, in characters.
-const MAX_ID: usize = 64;
 
 /// What `koya-vmm --help` prints.
 pub const HELP: &str = "\
@@ -136,11 +135,8 @@ pub enum CliError {
         why: &'static str,
     },
     /// A bad instance id.
-    #[error("--id '{id}' is not valid: an id has 1 to {MAX_ID} letters, digits or '-'")]
-    Id {
-        /// What was given, shortened.
-        id: String,
-    },
+    #[error("--id is not valid")]
+    Id(#[source] IdError),
 }
 
 /// By hand, so that the error is not its own source as well, whose text would then be told twice.
@@ -282,17 +278,8 @@ fn flag(place: &mut bool) -> Result<(), CliError> {
 }
 
 fn valid_id(id: String) -> Result<String, CliError> {
-    let valid = (1..=MAX_ID).contains(&id.len())
-        && id
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-    if valid {
-        Ok(id)
-    } else {
-        Err(CliError::Id {
-            id: id.chars().take(MAX_ID).collect(),
-        })
-    }
+    check_instance_id(&id).map_err(CliError::Id)?;
+    Ok(id)
 }
 
 #[cfg(test)]
@@ -327,7 +314,7 @@ mod tests {
     fn ids_are_letters_digits_and_dashes() {
         assert_eq!(run(&["--id", "web-1"]).unwrap().id, "web-1");
         for id in ["", "a/b", "a_b", "ü", &"a".repeat(65)] {
-            assert!(matches!(run(&["--id", id]), Err(CliError::Id { .. })), "{id}");
+            assert!(matches!(run(&["--id", id]), Err(CliError::Id(_))), "{id}");
         }
     }
 

@@ -106,9 +106,15 @@ pub fn attach(serial: &Arc<Mutex<Serial>>, end: &Arc<EndLine>) -> io::Result<(Op
         ));
     }
     if !is_foreground() {
+        log::warn!("the console has no input: koya-vmm runs in the background of its terminal");
         return Ok((None, Console::new(serial.clone(), None)));
     }
-    let terminal = RawTerminal::enter()?;
+    // Who sees no output would not know where his keys go.
+    let terminal = if io::stdout().is_terminal() {
+        Some(RawTerminal::enter()?)
+    } else {
+        None
+    };
     let console = Console::new(serial.clone(), Some(stdin.as_fd().try_clone_to_owned()?));
     let (mut filter, end) = (EscapeFilter::default(), end.clone());
     let console = console.with_filter(Box::new(move |key| match filter.key(key) {
@@ -119,13 +125,15 @@ pub fn attach(serial: &Arc<Mutex<Serial>>, end: &Arc<EndLine>) -> io::Result<(Op
             None
         }
     }));
-    Ok((Some(terminal), console))
+    Ok((terminal, console))
 }
 
 /// Whether the terminal on standard input listens to this process's group.
 fn is_foreground() -> bool {
     // SAFETY: both calls only ask for numbers.
-    unsafe { libc::tcgetpgrp(libc::STDIN_FILENO) == libc::getpgrp() }
+    let (foreground, ours) = unsafe { (libc::tcgetpgrp(libc::STDIN_FILENO), libc::getpgrp()) };
+    // A terminal that controls no session of ours has no background.
+    foreground == ours || foreground == -1
 }
 
 #[cfg(test)]

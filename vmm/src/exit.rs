@@ -14,7 +14,7 @@ pub enum ExitCode {
     Sigbus = 149,
     /// SIGSEGV.
     Sigsegv = 150,
-    /// The configuration file, or what it names, is not usable.
+    /// The log level is none.
     BadConfiguration = 152,
     /// The command line is not usable.
     ArgParsing = 153,

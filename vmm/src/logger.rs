@@ -114,6 +114,16 @@ pub fn update(update: LoggerUpdate) -> Result<(), LoggerError> {
     Ok(())
 }
 
+/// Whether the log goes to a file.
+pub fn has_file() -> bool {
+    LOGGER
+        .sink
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .file
+        .is_some()
+}
+
 fn open(path: &Path) -> Result<File, LoggerError> {
     crate::sink::open(path).map_err(|source| LoggerError::Open {
         path: path.to_owned(),

@@ -84,6 +84,7 @@ pub fn map(plan: MemoryPlan) -> Result<GuestRam, MemoryError> {
         if plan.huge_pages == HugePages::Transparent {
             merge_pages(&mapping).map_err(failed)?;
         }
+        keep_from_core_dumps(&mapping).map_err(failed)?;
         let region =
             GuestRegionMmap::new(mapping, start).ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
         regions.push(region);
@@ -91,10 +92,19 @@ pub fn map(plan: MemoryPlan) -> Result<GuestRam, MemoryError> {
     GuestRam::from_regions(regions).map_err(MemoryError::Layout)
 }
 
+/// A guest's memory is not for whoever reads the monitor's core dump.
+fn keep_from_core_dumps<B: Bitmap>(mapping: &MmapRegion<B>) -> io::Result<()> {
+    advise(mapping, libc::MADV_DONTDUMP)
+}
+
 /// Lets the host put huge pages behind a mapping where it finds it worthwhile.
 fn merge_pages<B: Bitmap>(mapping: &MmapRegion<B>) -> io::Result<()> {
-    // SAFETY: the range is exactly that of a live mapping, and the advice changes no contents.
-    match unsafe { libc::madvise(mapping.as_ptr().cast(), mapping.size(), libc::MADV_HUGEPAGE) } {
+    advise(mapping, libc::MADV_HUGEPAGE)
+}
+
+fn advise<B: Bitmap>(mapping: &MmapRegion<B>, advice: libc::c_int) -> io::Result<()> {
+    // SAFETY: the range is exactly that of a live mapping, and neither advice changes contents.
+    match unsafe { libc::madvise(mapping.as_ptr().cast(), mapping.size(), advice) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }

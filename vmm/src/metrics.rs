@@ -14,8 +14,7 @@ use crate::time;
 #[derive(Default)]
 pub struct MetricsWriter {
     file: Option<File>,
-    started: StartTimes,
-    reported_start: bool,
+    startup: Option<Value>,
     labels: Map<String, Value>,
 }
 
@@ -24,6 +23,21 @@ pub struct MetricsWriter {
 pub struct Report(Map<String, Value>);
 
 impl Report {
+    /// Adds the counters of the device `id`, and to the sum of all devices of its `kind`.
+    pub fn add_device(&mut self, kind: &str, id: &str, counters: &impl Serialize) {
+        self.add(format!("{kind}_{id}"), counters);
+        let Some(Value::Object(counters)) = self.0.get(&format!("{kind}_{id}")).cloned() else {
+            return;
+        };
+        let sum = self.0.entry(kind).or_insert_with(|| Map::new().into());
+        for (name, count) in counters {
+            let before = sum.get(&name).and_then(Value::as_u64).unwrap_or(0);
+            if let (Some(sum), Some(count)) = (sum.as_object_mut(), count.as_u64()) {
+                sum.insert(name, before.saturating_add(count).into());
+            }
+        }
+    }
+
     /// Adds the counters of one thing.
     pub fn add(&mut self, name: impl Into<String>, counters: &impl Serialize) {
         // Counters are plain integers, which every JSON writer takes.
@@ -34,12 +48,9 @@ impl Report {
 }
 
 impl MetricsWriter {
-    /// A writer that will report what the parent measured.
-    pub fn new(started: StartTimes) -> Self {
-        Self {
-            started,
-            ..Self::default()
-        }
+    /// The process is ready; how long that took is in every report.
+    pub fn process_started(&mut self, started: StartTimes) {
+        self.startup = Some(startup(started));
     }
 
     /// Whether there is somewhere to write to.
@@ -71,8 +82,8 @@ impl MetricsWriter {
             .0
             .insert("utc_timestamp_ms".to_owned(), time::unix_ms().into());
         report.0.extend(self.labels.clone());
-        if !std::mem::replace(&mut self.reported_start, true) {
-            report.0.insert("api_server".to_owned(), startup(self.started));
+        if let Some(startup) = &self.startup {
+            report.0.insert("api_server".to_owned(), startup.clone());
         }
         let mut line = Value::Object(report.0).to_string();
         line.push('\n');
@@ -83,7 +94,7 @@ impl MetricsWriter {
 /// How long the start of the process took, as far as the parent told when it began.
 fn startup(started: StartTimes) -> Value {
     let since = |start: Option<u64>, now: u64| start.map_or(0, |start| now.saturating_sub(start));
-    let parent_cpu = started.parent_cpu_us.unwrap_or(0);
+    let parent_cpu = started.cpu_us.and(started.parent_cpu_us).unwrap_or(0);
     let mut counters = Map::new();
     let wall = since(started.wall_us, time::monotonic_us());
     let cpu = since(started.cpu_us, time::cpu_us()).saturating_add(parent_cpu);

@@ -11,7 +11,8 @@ use std::time::Duration;
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use koya_api::action::WantedState;
 use koya_api::config::{
-    DriveUpdate, LogLevel, Logger, MachineConfigUpdate, Metrics, NetworkInterfaceUpdate, VmConfig,
+    DriveUpdate, LogLevel, Logger, MachineConfigUpdate, Metrics, NetworkInterfaceUpdate, RateLimiter,
+    TokenBucket, VmConfig,
 };
 use koya_api::error::Cause;
 use koya_api::{Action, ActionError, ActionHandler, InstanceInfo, InstanceState, Outcome, VersionInfo};
@@ -20,7 +21,7 @@ use log::LevelFilter;
 use vmm_sys_util::timerfd::TimerFd;
 
 use crate::boot_timer::BootTimer;
-use crate::cli::Options;
+use crate::cli::{Options, StartTimes};
 use crate::console::{self, RawTerminal};
 use crate::ending::EndLine;
 use crate::event_loop::{self, Arrivals, Subscriber};
@@ -35,10 +36,13 @@ use crate::vcpu::Gate;
 pub struct Monitor {
     id: String,
     boot_timer: bool,
+    /// Whether a failed start can be tried again; without an API there is nobody to do it.
+    retry: bool,
     phase: Phase,
     logger: Option<Logger>,
     metrics_config: Option<Metrics>,
     metrics: MetricsWriter,
+    started: StartTimes,
     gate: Arc<Gate>,
     end: Arc<EndLine>,
     arrivals: Arrivals,
@@ -69,10 +73,12 @@ impl Monitor {
             RefCell::new(Self {
                 id: options.id.clone(),
                 boot_timer: options.boot_timer,
+                retry: options.config_file.is_none(),
                 phase: Phase::Configuring(Box::default()),
                 logger: None,
                 metrics_config: None,
-                metrics: MetricsWriter::new(options.started),
+                metrics: MetricsWriter::default(),
+                started: options.started,
                 gate,
                 end,
                 arrivals,
@@ -90,6 +96,11 @@ impl Monitor {
             self.handle(action)?;
         }
         self.handle(Action::StartInstance).map(drop)
+    }
+
+    /// The process can be talked to.
+    pub fn process_started(&mut self) {
+        self.metrics.process_started(self.started);
     }
 
     /// Opens the file that the metrics go to, now and then and when asked.
@@ -149,6 +160,9 @@ impl Monitor {
         let Phase::Configuring(resources) = &mut self.phase else {
             return Err(ActionError::NotSupportedAfterStart);
         };
+        if resources.boot.is_none() {
+            return Err(ActionError::Start(Box::new(StartError::NoKernel)));
+        }
         let config = Box::new(resources.describe());
         let timer = self.boot_timer.then(BootTimer::start);
         let has_output_file = resources.serial_output.is_some();
@@ -164,8 +178,10 @@ impl Monitor {
                 Ok(())
             }
             Err(error) => {
-                // What was opened went down with the attempt; whoever mends the cause may try again.
-                **resources = Resources::reopen(&config);
+                // What was opened went down with the attempt; a client of the API may mend the cause and try again.
+                if self.retry {
+                    **resources = Resources::reopen(&config);
+                }
                 Err(ActionError::Start(Box::new(error)))
             }
         }
@@ -192,10 +208,13 @@ impl Monitor {
         }
     }
 
-    /// Writes what is left of the guest's output, if its reader takes it soon.
-    pub fn drain_console(&self) {
+    /// Stops the guest and writes what is left of its output, if `drain` and its reader takes it soon.
+    pub fn stop(&self, drain: bool) {
         if let Some(running) = self.running() {
-            running.drain_console();
+            running.stop();
+            if drain {
+                running.drain_console();
+            }
         }
     }
 
@@ -241,7 +260,7 @@ impl Monitor {
         };
         let mut changed = known.clone();
         changed.path_on_host = update.path_on_host.clone().or(changed.path_on_host);
-        changed.rate_limiter = update.rate_limiter.or(changed.rate_limiter);
+        changed.rate_limiter = merged(changed.rate_limiter, update.rate_limiter);
         let backend = match update.path_on_host {
             Some(_) => Some(resources::open_drive(&changed).map_err(|error| refused(Box::new(error)))?),
             None => None,
@@ -263,8 +282,8 @@ impl Monitor {
             .iter_mut()
             .filter(|known| known.iface_id == update.iface_id)
         {
-            known.rx_rate_limiter = update.rx_rate_limiter.or(known.rx_rate_limiter);
-            known.tx_rate_limiter = update.tx_rate_limiter.or(known.tx_rate_limiter);
+            known.rx_rate_limiter = merged(known.rx_rate_limiter, update.rx_rate_limiter);
+            known.tx_rate_limiter = merged(known.tx_rate_limiter, update.tx_rate_limiter);
         }
         Ok(())
     }
@@ -288,7 +307,7 @@ impl Monitor {
             .map_err(|error| ActionError::Logger(Box::new(error)))?;
         let update = LoggerUpdate {
             path: config.log_path.clone(),
-            level: config.level.map(level_filter),
+            level: Some(level_filter(config.level.unwrap_or_default())),
             module: config.module.clone(),
             show_level: config.show_level,
             show_origin: config.show_log_origin,
@@ -302,12 +321,10 @@ impl Monitor {
         let refused = |error: Cause| ActionError::Metrics(error);
         config.validate().map_err(|error| refused(Box::new(error)))?;
         if self.metrics.is_open() {
-            return Err(refused(
-                "the metrics have a file already, which cannot be changed".into(),
-            ));
+            return Err(refused(Box::new(MetricsError::Twice)));
         }
         self.open_metrics(&config.metrics_path).map_err(|source| {
-            refused(Box::new(MetricsError {
+            refused(Box::new(MetricsError::Open {
                 path: config.metrics_path.clone(),
                 source,
             }))
@@ -416,12 +433,23 @@ impl MutEventSubscriber for PeriodicFlush {
     }
 }
 
-/// The metrics file cannot be opened.
+/// The limits in force after a change: what it does not name stays, a bucket without limits is gone.
+fn merged(old: Option<RateLimiter>, update: Option<RateLimiter>) -> Option<RateLimiter> {
+    let (old, update) = (old.unwrap_or_default(), update.unwrap_or_default());
+    let result = RateLimiter {
+        bandwidth: update.bandwidth.or(old.bandwidth).filter(TokenBucket::limits),
+        ops: update.ops.or(old.ops).filter(TokenBucket::limits),
+    };
+    result.limits().then_some(result)
+}
+
+/// The metrics cannot be set up.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot open metrics_path {path:?}")]
-struct MetricsError {
-    path: PathBuf,
-    source: io::Error,
+enum MetricsError {
+    #[error("Reinitialization of metrics not allowed: they go to the file that was named first")]
+    Twice,
+    #[error("cannot open metrics_path {path:?}")]
+    Open { path: PathBuf, source: io::Error },
 }
 
 fn build(
@@ -430,9 +458,6 @@ fn build(
     gate: &Arc<Gate>,
     end: &Arc<EndLine>,
 ) -> Result<(Running, Vec<Subscriber>), StartError> {
-    if resources.boot.is_none() {
-        return Err(StartError::NoKernel);
-    }
     Frame::new(&resources, gate.clone(), end.clone())?
         .wire(*resources, timer)?
         .load()?

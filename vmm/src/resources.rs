@@ -25,7 +25,7 @@ pub const MAX_DEVICES: usize = koya_boot::layout::VIRTIO_MMIO_SLOTS;
 #[derive(Debug, thiserror::Error)]
 pub enum ResourceError {
     /// A kernel or initrd cannot be opened. The words of Firecracker's that clients look for come first.
-    #[error("The {what} file cannot be opened: {field} {path:?}")]
+    #[error("The {what} file cannot be opened: {reason} ({field} {path:?})")]
     Open {
         /// "kernel" or "initrd".
         what: &'static str,
@@ -33,8 +33,8 @@ pub enum ResourceError {
         field: &'static str,
         /// Which.
         path: PathBuf,
-        /// Why.
-        source: io::Error,
+        /// Why; in the midst of the message, where Firecracker's clients look for it.
+        reason: io::Error,
     },
     /// A kernel or initrd is a directory, pipe or device.
     #[error("The {what} file cannot be opened: {field} {path:?} is {kind}, it must be a regular file")]
@@ -75,7 +75,7 @@ pub enum ResourceError {
     #[error(transparent)]
     Network(#[from] NetworkConfigError),
     /// An interface's tap is not usable.
-    #[error("network interface {id:?}")]
+    #[error("Could not create the network device: Open tap device failed: network interface {id:?}")]
     Tap {
         /// Which interface.
         id: String,
@@ -87,6 +87,9 @@ pub enum ResourceError {
         "a microVM has at most {MAX_DEVICES} devices: drives, network interfaces and the entropy device together"
     )]
     TooManyDevices,
+    /// A limit on the console's output.
+    #[error("serial: rate_limiter is not supported yet; leave it out")]
+    SerialLimit,
     /// The output file of the serial console.
     #[error("cannot open serial_out_path {path:?}")]
     SerialOutput {
@@ -225,6 +228,9 @@ impl Resources {
     /// Opens the serial console's output file.
     pub fn set_serial(&mut self, config: Serial) -> Result<(), ResourceError> {
         config.validate()?;
+        if config.rate_limiter.is_some_and(|bucket| bucket.limits()) {
+            return Err(ResourceError::SerialLimit);
+        }
         self.serial_output = match &config.serial_out_path {
             Some(path) => {
                 let open = crate::sink::open(path);
@@ -255,7 +261,7 @@ impl Resources {
                 .map(|network| network.config.clone())
                 .collect(),
             entropy: self.entropy,
-            serial: self.serial_output.is_some().then(|| self.serial.clone()),
+            serial: (self.serial != Serial::default()).then(|| self.serial.clone()),
             ..VmConfig::default()
         }
     }
@@ -333,11 +339,11 @@ fn open_file(what: &'static str, field: &'static str, path: &Path) -> Result<Fil
         .read(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
         .open(path);
-    let failed = |source| ResourceError::Open {
+    let failed = |reason| ResourceError::Open {
         what,
         field,
         path: path.to_owned(),
-        source,
+        reason,
     };
     let file = open.map_err(failed)?;
     let kind = file.metadata().map_err(failed)?.file_type();
@@ -371,10 +377,10 @@ mod tests {
         };
         let text = message(&Resources::default().set_boot(config).unwrap_err());
         assert!(
-            text.starts_with("The kernel file cannot be opened: kernel_image_path \"/nowhere/vmlinux\""),
+            text.starts_with("The kernel file cannot be opened: No such file or directory (os error 2)"),
             "{text}"
         );
-        assert!(text.contains("No such file"), "{text}");
+        assert!(text.contains("kernel_image_path \"/nowhere/vmlinux\""), "{text}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::error::Error;
 use std::io::{self, Write};
+use std::panic;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,7 +12,10 @@ use koya_api::config::{ConfigFileError, VmConfig};
 use koya_api::server::BindError;
 use koya_api::{Action, ActionError, ActionHandler, ApiServer, Limits, Outcome};
 
+use log::LevelFilter;
+
 use crate::cli::Options;
+use crate::console;
 use crate::ending::{EndLine, Ending};
 use crate::event_loop::{self, Arrivals, EndSubscriber, SignalSubscriber};
 use crate::exit::ExitCode;
@@ -54,7 +58,11 @@ struct Shared(Rc<RefCell<Monitor>>);
 
 impl ActionHandler for Shared {
     fn handle(&mut self, action: Action) -> Result<Outcome, ActionError> {
-        self.0.borrow_mut().handle(action)
+        let result = self.0.borrow_mut().handle(action);
+        if let Err(error) = &result {
+            log::info!("refused: {}", koya_api::one_line(error));
+        }
+        result
     }
 }
 
@@ -66,9 +74,9 @@ pub fn run(options: &Options) -> ExitCode {
         Ok(ending) => {
             let code = ending.exit_code();
             match &ending {
-                Ending::Fault(fault) => log::error!("{fault}"),
-                Ending::TripleFault { vcpu } => log::error!("vCPU {vcpu}: the guest triple-faulted"),
-                ending => log::debug!("the microVM ended: {ending:?}"),
+                Ending::Fault(fault) => tell(&fault.to_string()),
+                Ending::TripleFault { vcpu } => tell(&format!("vCPU {vcpu}: the guest triple-faulted")),
+                ending => log::info!("the microVM ended: {ending:?}"),
             }
             code
         }
@@ -81,9 +89,17 @@ pub fn run(options: &Options) -> ExitCode {
 
 /// Tells the error in one line.
 pub fn fail(error: &dyn Error, code: ExitCode) -> ExitCode {
-    // Nobody may be there to read it.
-    let _ = writeln!(io::stderr(), "koya-vmm: {}", koya_api::one_line(error));
+    tell(&koya_api::one_line(error));
     code
+}
+
+/// Says why the process ends: on standard error whatever the log's settings are, and in the log's file if it has one.
+fn tell(reason: &str) {
+    if logger::has_file() {
+        log::error!("{reason}");
+    }
+    // Nobody may be there to read it.
+    let _ = writeln!(io::stderr(), "koya-vmm: {reason}");
 }
 
 fn try_run(options: &Options) -> Result<Ending, RunError> {
@@ -116,6 +132,7 @@ fn try_run(options: &Options) -> Result<Ending, RunError> {
         }
         None => None,
     };
+    monitor.0.borrow_mut().process_started();
     if let Some(config) = config {
         monitor.0.borrow_mut().run_config(config)?;
     }
@@ -130,9 +147,8 @@ fn try_run(options: &Options) -> Result<Ending, RunError> {
     // The process ends with the VM still in place: whoever waits for it is told before the kernel takes it down.
     std::mem::forget(monitor.clone());
     let ending = event_loop::run(&arrivals, &end).map_err(RunError::EventLoop);
-    if !matches!(ending, Ok(Ending::Signal(_))) {
-        monitor.0.borrow().drain_console();
-    }
+    // Whoever sends a signal wants the process gone, not its output complete.
+    monitor.0.borrow().stop(!matches!(ending, Ok(Ending::Signal(_))));
     monitor.0.borrow_mut().release_terminal();
     if let Err(error) = monitor.0.borrow_mut().flush_metrics() {
         log::warn!("cannot write the metrics: {error}");
@@ -142,10 +158,19 @@ fn try_run(options: &Options) -> Result<Ending, RunError> {
 
 fn set_up_log(options: &Options) -> Result<(), RunError> {
     logger::init(&options.id);
+    panic::set_hook(Box::new(|panic| {
+        console::restore();
+        tell(&format!("internal error: {panic}").replace('\n', " "));
+    }));
     let log = &options.log;
     logger::update(LoggerUpdate {
         path: log.path.clone(),
-        level: log.level.as_deref().map(logger::parse_level).transpose()?,
+        level: match &log.level {
+            Some(level) => Some(logger::parse_level(level)?),
+            // On a terminal the console's lines are what counts.
+            None if log.path.is_none() && !options.boot_timer => Some(LevelFilter::Warn),
+            None => None,
+        },
         module: log.module.clone(),
         show_level: Some(log.show_level),
         show_origin: Some(log.show_origin),

@@ -83,7 +83,7 @@ fn check(kind: &'static str, id: &str, allowed: &'static str, also: fn(char) -> 
     match id
         .chars()
         .enumerate()
-        .find(|&(_, c)| !c.is_alphanumeric() && !also(c))
+        .find(|&(_, c)| !c.is_ascii_alphanumeric() && !also(c))
     {
         Some((position, character)) => Err(IdError::Character {
             kind,

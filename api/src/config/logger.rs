@@ -12,7 +12,7 @@ use super::{PathError, check_path};
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Logger {
-    /// A file or named pipe on the host; without it, standard output.
+    /// A file or named pipe on the host; without it, standard error.
     pub log_path: Option<PathBuf>,
     /// The least severe level that is logged; without it, [`LogLevel::Info`].
     pub level: Option<LogLevel>,

@@ -99,6 +99,9 @@ pub enum HugePages {
 /// A machine that cannot be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum MachineConfigError {
+    /// A processor disguised as another one.
+    #[error("`cpu_template` is not supported yet: leave it out, or say None")]
+    CpuTemplate,
     /// No vCPU, or too many.
     #[error("`vcpu_count` is {0}: it must be 1 to {MAX_VCPUS}")]
     VcpuCount(u8),
@@ -124,6 +127,12 @@ impl MachineConfig {
     /// # Errors
     /// [`MachineConfigError`]
     pub fn validate(&self) -> Result<(), MachineConfigError> {
+        if self
+            .cpu_template
+            .is_some_and(|template| template != CpuTemplate::None)
+        {
+            return Err(MachineConfigError::CpuTemplate);
+        }
         if !(1..=MAX_VCPUS).contains(&self.vcpu_count) {
             return Err(MachineConfigError::VcpuCount(self.vcpu_count));
         }

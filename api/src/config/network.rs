@@ -131,6 +131,11 @@ impl NetworkInterface {
         }
     }
 
+    /// A name with '%' is a pattern: the host makes a new tap of it each time.
+    fn shares_tap_with(&self, other: &Self) -> bool {
+        self.host_dev_name == other.host_dev_name && !self.host_dev_name.contains('%')
+    }
+
     /// Adds this interface to `interfaces`, or replaces the one with its id there.
     ///
     /// # Errors
@@ -144,6 +149,13 @@ impl NetworkInterface {
                 return Err(NetworkConfigError::MacInUse {
                     mac,
                     by: other.iface_id.clone(),
+                });
+            }
+            if self.shares_tap_with(other) {
+                return Err(NetworkConfigError::SharedTap {
+                    first: other.iface_id.clone(),
+                    second: self.iface_id,
+                    tap: self.host_dev_name,
                 });
             }
         }
@@ -190,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_unique_and_ids_replace() {
+    fn addresses_and_taps_are_unique_and_ids_replace() {
         let mut all = Vec::new();
         interface("1", "tap1", Some(1)).insert_into(&mut all).unwrap();
         interface("2", "tap2", Some(2)).insert_into(&mut all).unwrap();
@@ -200,6 +212,8 @@ mod tests {
                 .starts_with("The MAC address is already in use: 06:00:00:00:00:01"),
             "{err}"
         );
+        let err = interface("2", "tap1", Some(2)).insert_into(&mut all).unwrap_err();
+        assert!(err.to_string().contains("both use the tap \"tap1\""), "{err}");
         interface("2", "tap3", Some(3)).insert_into(&mut all).unwrap();
         assert_eq!((all.len(), all[1].host_dev_name.as_str()), (2, "tap3"));
     }

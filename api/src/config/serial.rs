@@ -12,7 +12,7 @@ use super::{PathError, TokenBucket, check_path};
 pub struct Serial {
     /// A file or named pipe on the host for the output; without it, the VMM's own standard output.
     pub serial_out_path: Option<PathBuf>,
-    /// How many bytes the guest may write; what exceeds it is dropped. Without it, there is no limit.
+    /// How many bytes the guest may write. Not supported yet: a bucket that limits anything is refused.
     pub rate_limiter: Option<TokenBucket>,
 }
 

@@ -161,7 +161,7 @@ fn fill(path: &Path) -> io::Result<()> {
 }
 
 /// Base64 with padding (RFC 4648 §4): a script in that form survives the kernel command line.
-fn base64(bytes: &[u8]) -> String {
+pub fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::new();
     for chunk in bytes.chunks(3) {
@@ -176,6 +176,21 @@ fn base64(bytes: &[u8]) -> String {
         }
     }
     text
+}
+
+/// Name of a scratch folder, before the process id.
+const SCRATCH: &str = "koya-bench-";
+
+/// Removes the folders of runs that were killed: they are large, and in memory.
+fn remove_leftovers(parent: &Path) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let owner = name.to_str().and_then(|name| name.strip_prefix(SCRATCH));
+        if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            // Somebody else's is not ours to remove.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 /// A folder in memory that is removed when dropped.
@@ -194,7 +209,8 @@ impl Scratch {
         } else {
             std::env::temp_dir()
         };
-        let folder = parent.join(format!("koya-bench-{}", std::process::id()));
+        remove_leftovers(&parent);
+        let folder = parent.join(format!("{SCRATCH}{}", std::process::id()));
         fs::create_dir(&folder).map_err(BenchError::path("make", &folder))?;
         Ok(Self(folder))
     }
@@ -216,6 +232,20 @@ impl Drop for Scratch {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_killed_run_left_behind_is_removed() {
+        let parent = std::env::temp_dir().join(format!("koya-leftovers-{}", std::process::id()));
+        // Process ids end far below this one.
+        let (dead, living, other) = ("koya-bench-999999999", format!("{SCRATCH}1"), "else");
+        for name in [dead, &living, other] {
+            fs::create_dir_all(parent.join(name)).unwrap();
+        }
+        remove_leftovers(&parent);
+        let left = |name: &str| parent.join(name).exists();
+        assert_eq!((left(dead), left(&living), left(other)), (false, true, true));
+        fs::remove_dir_all(&parent).unwrap();
+    }
 
     #[test]
     fn encodes_as_rfc_4648_section_10() {

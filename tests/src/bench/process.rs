@@ -18,6 +18,9 @@ use super::BenchError;
 /// Bytes of output that are kept for searching; a VMM that writes more loses the oldest half.
 const MAX_OUTPUT: usize = 1 << 20;
 
+/// How long a killed process is waited for. Closing a VM takes milliseconds, on an emulated host seconds.
+const DEATH: Duration = Duration::from_secs(20);
+
 /// A child process with a pipe from its standard output. Dropping it kills and reaps it.
 #[derive(Debug)]
 pub struct Process {
@@ -144,7 +147,9 @@ impl Process {
     /// # Errors
     /// When the process ends first, or the limit passes.
     pub fn line(&mut self, text: &str, limit: Duration) -> Result<Instant, BenchError> {
-        self.until(text, limit, |output| find(output, text.as_bytes()).is_some())
+        self.until(&quoted(text), limit, |output| {
+            find(output, text.as_bytes()).is_some()
+        })
     }
 
     /// The rest of the line that follows `text`; waits for its end.
@@ -157,7 +162,7 @@ impl Process {
             let end = after.iter().position(|&byte| byte == b'\n')?;
             Some(String::from_utf8_lossy(after.get(..end)?).trim().to_owned())
         };
-        let when = self.until(text, limit, |output| rest(output).is_some())?;
+        let when = self.until(&quoted(text), limit, |output| rest(output).is_some())?;
         Ok((rest(&self.output).unwrap_or_default(), when))
     }
 
@@ -312,7 +317,14 @@ impl Drop for Process {
         if self.code.is_none() {
             // SAFETY: the child has not been reaped, so the id is still its own.
             unsafe { libc::kill(self.pid, libc::SIGKILL) };
-            self.reap();
+            // A process that is stuck in the kernel dies when the kernel lets it; it is not waited for.
+            if self.exit(DEATH).is_err() {
+                eprintln!(
+                    "process {} is still there {} s after SIGKILL",
+                    self.pid,
+                    DEATH.as_secs()
+                );
+            }
         }
     }
 }
@@ -386,6 +398,11 @@ pub(super) fn later(limit: Duration) -> Instant {
     now.checked_add(limit).unwrap_or(now)
 }
 
+/// A text that is waited for, as messages name it.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.trim())
+}
+
 fn find(text: &[u8], wanted: &[u8]) -> Option<usize> {
     text.windows(wanted.len().max(1))
         .position(|window| window == wanted)
@@ -434,7 +451,10 @@ mod tests {
     fn tells_the_last_words_of_what_ends_early() {
         let mut process = shell("echo no such kernel >&2; exit 3");
         let error = process.line("hello", 5 * SECOND).unwrap_err();
-        assert_eq!(error.to_string(), "exit with code 3 before hello: no such kernel");
+        assert_eq!(
+            error.to_string(),
+            "exit with code 3 before 'hello': no such kernel"
+        );
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Runs the measurements, interleaved, and collects their samples.
 
 use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
 
 use super::BenchError;
 use super::guests;
@@ -13,6 +14,9 @@ use super::vmm::{Kind, Vmm};
 
 /// After so many failures in a row a VMM is not asked again for that measurement.
 const MAX_FAILURES: usize = 3;
+
+/// From when on a sample is worth a line of progress.
+const SLOW: Duration = Duration::from_secs(3);
 
 /// The samples of one figure from one VMM.
 #[derive(Clone, Debug)]
@@ -191,7 +195,9 @@ impl Collected {
             if *failures >= MAX_FAILURES || !self.measurement.applies_to(vmm.kind) {
                 continue;
             }
+            let began = Instant::now();
             let sample = self.measurement.sample(vmm, context);
+            report_slow(self.measurement.as_ref(), vmm, began.elapsed());
             *failures = if sample.is_ok() {
                 0
             } else {
@@ -216,6 +222,18 @@ impl Collected {
     }
 }
 
+/// A line for a sample that took so long that somebody may wonder.
+fn report_slow(measurement: &dyn Measurement, vmm: &Vmm, took: Duration) {
+    if took >= SLOW {
+        let title = measurement.figures().first().map_or("", |figure| figure.title);
+        eprintln!(
+            "{title}, {}: a sample in {:.0} s",
+            vmm.kind.label(),
+            took.as_secs_f64()
+        );
+    }
+}
+
 /// A line on a terminal that counts; nothing in a log.
 fn progress(round: usize, runs: usize) {
     let mut stderr = std::io::stderr();
@@ -233,7 +251,6 @@ mod tests {
     use std::cell::RefCell;
     use std::path::PathBuf;
     use std::rc::Rc;
-    use std::time::Duration;
 
     struct Recorder {
         order: Rc<RefCell<Vec<Kind>>>,

@@ -90,6 +90,16 @@ impl Kind {
         self != Self::CloudHypervisor
     }
 
+    /// The tiny guest that ends this VMM's process soonest.
+    #[must_use]
+    pub fn ending_guest(self) -> &'static str {
+        if self == Self::CloudHypervisor {
+            "poweroff"
+        } else {
+            "reset"
+        }
+    }
+
     /// How to start the machine: the arguments after the program's path. Whatever configuration the VMM
     /// reads from a file is written to `scratch`.
     ///

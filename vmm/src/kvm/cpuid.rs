@@ -2,6 +2,7 @@
 //!
 //! The base is what this host's KVM supports. On top of it come the facts of *this* machine, the same on every host
 //! of a kind: topology, the hypervisor bit, the TSC deadline timer and a brand string without the host's model.
+//! Nested virtualisation is not offered: it is the largest part of KVM that a hostile guest could reach.
 //! Leaves are those of the Intel SDM vol. 2A (CPUID) and the AMD APM vol. 3, appendix E.
 
 mod amd;
@@ -21,7 +22,9 @@ const SIGNIFICANT_INDEX: u32 = 1;
 /// Leaf 0xB shifts by this much from thread to package: room for 32 vCPUs.
 const PACKAGE_SHIFT: u32 = 5;
 
-/// Leaf 1, ECX: x2APIC, TSC deadline, hypervisor present; EDX: several logical processors.
+/// Leaf 1, ECX: virtualisation and performance registers, which guests do not get; x2APIC, TSC deadline, hypervisor present; EDX: several logical processors.
+const VMX: u32 = 5;
+const PDCM: u32 = 15;
 const X2APIC: u32 = 21;
 const TSC_DEADLINE: u32 = 24;
 const HYPERVISOR: u32 = 31;
@@ -75,6 +78,7 @@ impl GuestCpuid {
         if let Some(leaf) = self.leaf(1, 0) {
             set_field(&mut leaf.ebx, 8..=15, 8); // CLFLUSH line: 8 quadwords
             set_field(&mut leaf.ebx, 16..=23, vcpus.next_power_of_two());
+            leaf.ecx &= !(1 << VMX | 1 << PDCM);
             leaf.ecx |= 1 << TSC_DEADLINE | 1 << X2APIC | 1 << HYPERVISOR;
             set_field(&mut leaf.edx, HTT..=HTT, u32::from(vcpus > 1));
         }

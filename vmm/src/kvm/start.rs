@@ -1,16 +1,12 @@
 //! Putting a vCPU into the state in which it starts.
 
 use koya_boot::{CpuStart, DescriptorTable, Segment};
-use kvm_bindings::{kvm_dtable, kvm_fpu, kvm_regs, kvm_segment};
+use kvm_bindings::{kvm_dtable, kvm_regs, kvm_segment};
 use kvm_ioctls::VcpuFd;
 
 use super::msr;
 use super::vm::KvmError;
 
-/// x87 control word after FINIT: all exceptions masked, extended precision (Intel SDM vol. 1, §8.1.5).
-const FPU_CONTROL: u16 = 0x37f;
-/// SSE control after reset: all exceptions masked (Intel SDM vol. 1, §10.2.3).
-const MXCSR: u32 = 0x1f80;
 /// Local APIC register: local vector table entry of the LINT1 pin.
 const LVT_LINT1: usize = 0x360;
 /// Delivery mode "non-maskable interrupt" of a local vector table entry.
@@ -19,13 +15,6 @@ const DELIVER_NMI: [i8; 4] = [0, 4, 0, 0];
 /// What every vCPU gets, whether it boots the kernel or waits for the one that does.
 pub fn prepare(vcpu: &VcpuFd) -> Result<(), KvmError> {
     msr::set_boot_msrs(vcpu)?;
-    let fpu = kvm_fpu {
-        fcw: FPU_CONTROL,
-        mxcsr: MXCSR,
-        ..Default::default()
-    };
-    vcpu.set_fpu(&fpu)
-        .map_err(KvmError::ioctl("set the floating-point state of a vCPU"))?;
     let act = "set the local APIC of a vCPU";
     let mut lapic = vcpu.get_lapic().map_err(KvmError::ioctl(act))?;
     // The NMI pin, as the MP table and the MADT describe it.

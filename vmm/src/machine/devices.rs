@@ -87,13 +87,16 @@ impl Devices {
     /// Takes the counters of every device.
     pub fn report(&self, report: &mut Report) {
         for (id, drive) in &self.drives {
-            report.add(format!("block_{id}"), &lock(drive).device_mut().take_metrics());
+            report.add_device("block", id, &lock(drive).device_mut().take_metrics());
+            report.add_device("mmio", id, &lock(drive).take_metrics());
         }
         for (id, network) in &self.networks {
-            report.add(format!("net_{id}"), &lock(network).device_mut().take_metrics());
+            report.add_device("net", id, &lock(network).device_mut().take_metrics());
+            report.add_device("mmio", id, &lock(network).take_metrics());
         }
         if let Some(entropy) = &self.entropy {
             report.add("entropy", &lock(entropy).device_mut().take_metrics());
+            report.add_device("mmio", "entropy", &lock(entropy).take_metrics());
         }
         report.add("uart", &lock(&self.serial).take_metrics());
         report.add("i8042", &lock(&self.i8042).take_metrics());

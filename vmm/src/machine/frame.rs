@@ -2,7 +2,6 @@
 
 use std::sync::{Arc, Mutex};
 
-use koya_api::config::CpuTemplate;
 use koya_devices::legacy::IoApic;
 use koya_devices::{GuestRam, InterruptLine};
 
@@ -30,14 +29,6 @@ impl Frame {
     /// Maps memory and creates the VM.
     pub fn new(resources: &Resources, gate: Arc<Gate>, end: Arc<EndLine>) -> Result<Self, StartError> {
         let machine = &resources.machine;
-        if machine
-            .cpu_template
-            .is_some_and(|template| template != CpuTemplate::None)
-        {
-            return Err(StartError::Unsupported {
-                field: "machine-config: cpu_template",
-            });
-        }
         let host = KvmHost::open()?;
         let memory = memory::map(MemoryPlan {
             mib: machine.mem_size_mib,

@@ -22,7 +22,7 @@ pub(super) fn limiter(limits: Option<Limits>) -> io::Result<RateLimiter> {
 
 /// What a change asks of a running limiter, for bytes and for operations. What is not named stays; a bucket that
 /// limits nothing lifts the limit.
-pub fn limiter_update(limits: Option<Limits>) -> (BucketUpdate, BucketUpdate) {
+pub(super) fn limiter_update(limits: Option<Limits>) -> (BucketUpdate, BucketUpdate) {
     let update = |bucket_config: Option<TokenBucket>| match bucket_config {
         None => BucketUpdate::Keep,
         Some(config) if config.limits() => BucketUpdate::Replace(bucket(config)),

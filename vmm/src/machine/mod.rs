@@ -25,7 +25,6 @@ use crate::memory::MemoryError;
 use crate::vcpu::VcpuThreadError;
 
 pub use frame::Frame;
-pub use limits::limiter_update;
 pub use running::{Running, UpdateError};
 pub use wired::{Bootable, Wired};
 
@@ -37,12 +36,6 @@ pub enum StartError {
         "Cannot start microvm without kernel configuration: boot-source with a kernel_image_path is missing"
     )]
     NoKernel,
-    /// A field that is not there yet.
-    #[error("{field} is not supported yet; leave it out")]
-    Unsupported {
-        /// Which.
-        field: &'static str,
-    },
     /// Guest memory.
     #[error(transparent)]
     Memory(#[from] MemoryError),

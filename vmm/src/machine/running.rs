@@ -71,6 +71,11 @@ impl Running {
         self.paused = false;
     }
 
+    /// Ends the guest's time for good: it does nothing any more, while what it has left behind is cleared up.
+    pub fn stop(&self) {
+        self.vcpus.stop();
+    }
+
     /// Presses Ctrl+Alt+Del on the guest's keyboard.
     pub fn send_ctrl_alt_del(&self) -> Result<(), I8042Error> {
         lock(&self.devices.i8042).trigger_ctrl_alt_del()

@@ -78,6 +78,11 @@ impl Gate {
         self.changed.notify_all();
     }
 
+    /// Makes a gate that was stopped ready for another attempt at a start. Nobody may stand at it.
+    pub fn restart(&self) {
+        self.change(STOP, RUN);
+    }
+
     /// Whether the guest has been stopped.
     pub fn is_stopped(&self) -> bool {
         self.want.load(Ordering::Relaxed) == STOP
@@ -139,5 +144,7 @@ mod tests {
         assert_eq!(gate.pass(|| {}), Passage::Stop);
         assert!(gate.is_stopped());
         assert!(!gate.wait_for(1, LONG), "nobody is waited for after a stop");
+        gate.restart();
+        assert_eq!(gate.pass(|| panic!("an open gate parks nobody")), Passage::Run);
     }
 }

@@ -6,7 +6,6 @@
 use std::cell::Cell;
 use std::io;
 use std::ptr;
-use std::sync::Once;
 
 use kvm_ioctls::VcpuFd;
 use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
@@ -20,15 +19,9 @@ pub(super) fn signal() -> libc::c_int {
     SIGRTMIN()
 }
 
-/// Installs the handler, once for the process.
+/// Installs the handler. Doing it again changes nothing.
 pub(super) fn install_handler() -> io::Result<()> {
-    static ONCE: Once = Once::new();
-    let mut result = Ok(());
-    ONCE.call_once(|| {
-        result = register_signal_handler(signal(), on_kick)
-            .map_err(|error| io::Error::from_raw_os_error(error.errno()));
-    });
-    result
+    register_signal_handler(signal(), on_kick).map_err(|error| io::Error::from_raw_os_error(error.errno()))
 }
 
 extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {

@@ -17,7 +17,7 @@ use crate::ending::{EndLine, Ending};
 
 /// How long a pause waits for the vCPUs. They leave the guest within microseconds; this much is needed only by a
 /// host that does not schedule us at all.
-const PAUSE_TIMEOUT: Duration = Duration::from_secs(30);
+const PAUSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The vCPU threads cannot be managed.
 #[derive(Debug, thiserror::Error)]
@@ -58,8 +58,9 @@ impl Vcpus {
             gate,
             threads: Vec::with_capacity(vcpus.len()),
         };
-        for (index, fd) in (0_u8..).zip(vcpus) {
-            let gate = this.gate.clone();
+        let mut waiting: Vec<_> = (0_u8..).zip(vcpus).collect();
+        // The one that boots the kernel comes last: if a thread cannot be had, the guest has not begun.
+        while let Some((index, fd)) = waiting.pop() {
             let vcpu = VcpuThread {
                 index,
                 fd,
@@ -67,13 +68,22 @@ impl Vcpus {
                 buses: buses.clone(),
                 memory: memory.clone(),
             };
-            let thread = Builder::new()
-                .name(format!("vcpu {index}"))
-                .spawn(move || vcpu.run(&gate))
-                .map_err(|source| VcpuThreadError::Spawn { index, source })?;
-            this.threads.push(thread);
+            if let Err(source) = this.spawn(vcpu) {
+                let gate = this.gate.clone();
+                drop(this);
+                gate.restart();
+                return Err(VcpuThreadError::Spawn { index, source });
+            }
         }
         Ok(this)
+    }
+
+    /// The name is the one by which Firecracker's tools find vCPU threads to pin them.
+    fn spawn(&mut self, vcpu: VcpuThread) -> io::Result<()> {
+        let gate = self.gate.clone();
+        let thread = Builder::new().name(format!("fc_vcpu {}", vcpu.index));
+        self.threads.push(thread.spawn(move || vcpu.run(&gate))?);
+        Ok(())
     }
 
     /// Stops the guest's time: returns when every vCPU is outside the guest.
@@ -93,6 +103,12 @@ impl Vcpus {
         self.gate.open();
     }
 
+    /// Ends the guest's time for good, without waiting for the threads.
+    pub fn stop(&self) {
+        self.gate.stop();
+        self.kick();
+    }
+
     fn kick(&self) {
         for thread in &self.threads {
             // A thread that has ended needs no kick.
@@ -103,8 +119,7 @@ impl Vcpus {
 
 impl Drop for Vcpus {
     fn drop(&mut self) {
-        self.gate.stop();
-        self.kick();
+        self.stop();
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }

@@ -1,4 +1,5 @@
-//! From the start of the VMM's process to its end, when the guest resets at once.
+//! From the start of the VMM's process to its end, when the guest resets at once; or powers off at once,
+//! for a VMM that starts a reset guest anew.
 
 use super::{Better, Context, Figure, Goal, Measurement, milliseconds};
 use crate::bench::BenchError;
@@ -22,7 +23,7 @@ impl Measurement for Exit {
     }
 
     fn sample(&self, vmm: &Vmm, context: &Context) -> Result<Vec<f64>, BenchError> {
-        let mut process = context.start(vmm, &Machine::tiny(context.guest("reset")))?;
+        let mut process = context.start(vmm, &Machine::tiny(context.guest(vmm.kind.ending_guest())))?;
         let (code, when) = process.exit(context.limit)?;
         if code != 0 {
             return Err(process.early_exit("a reset of the guest"));

@@ -104,7 +104,7 @@ fn panel(svg: &mut String, row: &Row, x: f64, y: f64, width: f64, height: f64) {
         text(
             svg,
             x + width - 16.0,
-            y + 26.0,
+            y + 43.0,
             &format!("note {class}"),
             "end",
             &words,

@@ -19,14 +19,23 @@ pub fn markdown(results: &Results) -> String {
     for vmm in &results.vmms {
         text.push_str(&format!("- {}: {}\n", vmm.kind.label(), vmm.version));
     }
+    text.push_str(&failures(results));
+    text
+}
+
+/// What failed and why; a reason that several figures share is told once.
+fn failures(results: &Results) -> String {
+    let mut text = String::new();
     for row in &results.rows {
         for series in row.series.iter().filter(|series| series.failed > 0) {
             let reason = series.error.as_deref().unwrap_or("unknown");
-            let (title, label) = (row.figure.title, series.kind.label());
-            text.push_str(&format!(
-                "- {title}, {label}: {} failed: {reason}\n",
-                series.failed
-            ));
+            if !text.contains(reason) {
+                let (title, label) = (row.figure.title, series.kind.label());
+                text.push_str(&format!(
+                    "- {title}, {label}: {} failed: {reason}\n",
+                    series.failed
+                ));
+            }
         }
     }
     text

@@ -39,7 +39,11 @@ fn a_drive_that_is_missing() {
 fn a_drive_that_is_a_directory() {
     refused(
         &with(&[drive("vda", "/usr".as_ref(), false)]),
-        &["\"vda\"", "/usr is a directory", "needs a regular file or a block device"],
+        &[
+            "\"vda\"",
+            "/usr is a directory",
+            "needs a regular file or a block device",
+        ],
     );
 }
 
@@ -48,7 +52,7 @@ fn a_drive_that_is_a_device_or_a_pipe() {
     let scratch = Scratch::new();
     let pipe = scratch.path("pipe");
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-    for path in [&pipe, "/dev/zero".as_ref()] {
+    for path in [pipe.as_path(), "/dev/zero".as_ref()] {
         refused(
             &with(&[drive("vda", path, false)]),
             &["\"vda\"", &path.display().to_string(), "needs a regular file"],
@@ -123,7 +127,12 @@ fn a_drive_that_is_shorter_later_than_at_start() {
     monitor.done(Method::Put, "/drives/vda", &drive("vda", &disk, false));
     monitor.boot("tour", "");
     monitor.vm.expect("tour: ready\n");
-    fs::File::options().write(true).open(&disk).unwrap().set_len(100).unwrap();
+    fs::File::options()
+        .write(true)
+        .open(&disk)
+        .unwrap()
+        .set_len(100)
+        .unwrap();
     monitor.vm.type_in(b"x").unwrap();
     monitor.vm.expect("tour: ready\nblock: sectors: 16\n");
     // The host grows the file again when the guest writes to it, so that the device is of use again.
@@ -131,7 +140,8 @@ fn a_drive_that_is_shorter_later_than_at_start() {
     assert_eq!(monitor.state(), "Running");
     monitor.vm.type_in(b"q").unwrap();
     monitor.vm.expect_exit(0);
-    assert_eq!(monitor.vm.log.text(), "");
+    let log = monitor.vm.log.text();
+    assert!(log.contains("drive vda: cannot read 512 bytes at 0"), "{log}");
 }
 
 #[test]
@@ -145,13 +155,31 @@ fn disk_full_under_a_running_guest() {
          head -c 65536 /dev/zero > '{at}/filler' || [ -s '{at}/filler' ]"
     );
     let mut monitor = Monitor::within(with_mount(&mount), Scratch::new(), &[]);
-    monitor.done(Method::Put, "/drives/vda", &drive("vda", &folder.join("disk"), false));
+    monitor.done(
+        Method::Put,
+        "/drives/vda",
+        &drive("vda", &folder.join("disk"), false),
+    );
     monitor.boot("tour", "");
     monitor.vm.expect("tour: ready\n");
     monitor.vm.type_in(b"x").unwrap();
     monitor.vm.expect("block: write: refused\n");
     assert_eq!(monitor.state(), "Running");
     monitor.vm.type_in(b"q").unwrap();
+    monitor.vm.expect_exit(0);
+}
+
+/// A limit on the size of files is a signal to most programs, and an error to a guest.
+#[test]
+fn a_disk_file_beyond_the_limit_on_file_sizes() {
+    let scratch = Scratch::new();
+    let disk = scratch.disk("disk", 1 << 20);
+    let mut command = Command::new("prlimit");
+    command.arg("--fsize=4096").arg(vm::vmm_binary());
+    let mut monitor = Monitor::within(command, Scratch::new(), &[]);
+    monitor.done(Method::Put, "/drives/vda", &drive("vda", &disk, false));
+    monitor.boot("virtio", "");
+    monitor.vm.expect("block: write: refused\n");
     monitor.vm.expect_exit(0);
 }
 

@@ -1,28 +1,46 @@
 //! HTTP that is malformed, huge, slow or half closed.
 
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use koya_api::http::MAX_HEAD_BYTES;
+use koya_tests::vm::{self, Scratch};
 
 use super::assert_healthy;
 use crate::support::Monitor;
 use crate::support::http::Raw;
-use crate::support::process::resident_kib;
+use crate::support::process::{assert_idle, resident_kib};
 
 #[test]
 fn malformed_http() {
     let monitor = Monitor::start();
     for (bytes, status, named) in [
-        (&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n"[..], 400, "HTTP/1.1"),
+        (
+            &b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n"[..],
+            400,
+            "HTTP/1.1",
+        ),
         (b"hello there\r\n\r\n", 400, "Invalid"),
         (b"GET / HTTP/2.0\r\n\r\n", 400, "HTTP/1.1"),
         (b"GET /\0 HTTP/1.1\r\n\r\n", 400, "HTTP/1.1"),
         (b"GET / HTTP/1.1\r\nno colon\r\n\r\n", 400, "HTTP/1.1"),
         (b"POST / HTTP/1.1\r\n\r\n", 400, "GET, PUT, PATCH or DELETE"),
-        (b"PUT /vm HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 400, "number of bytes"),
-        (b"PUT /vm HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400, "once"),
-        (b"PUT /vm HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", 501, "Content-Length"),
+        (
+            b"PUT /vm HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+            400,
+            "number of bytes",
+        ),
+        (
+            b"PUT /vm HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+            400,
+            "once",
+        ),
+        (
+            b"PUT /vm HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n",
+            501,
+            "Content-Length",
+        ),
     ] {
         let mut raw = Raw::connect(&monitor);
         raw.send(bytes);
@@ -44,7 +62,12 @@ fn huge_http() {
     announced.send("PUT /boot-source HTTP/1.1\r\nContent-Length: 4294967296\r\n\r\n");
     let answer = announced.answer();
     assert_eq!(answer.status, 400);
-    assert!(answer.fault().contains("size 4294967296 is larger than the limit of 51200"), "{answer:?}");
+    assert!(
+        answer
+            .fault()
+            .contains("size 4294967296 is larger than the limit of 51200"),
+        "{answer:?}"
+    );
     // Heads without end: one line, many headers.
     for (start, piece) in [("GET /", "x"), ("GET / HTTP/1.1\r\n", "a: b\r\n")] {
         let mut endless = Raw::connect(&monitor);
@@ -84,7 +107,11 @@ fn http_of_one_byte_a_second_does_not_touch_a_running_guest() {
         let typed = format!("<{index}>");
         monitor.vm.type_in(typed.as_bytes()).unwrap();
         monitor.vm.expect(&typed);
-        assert!(start.elapsed() < Duration::from_secs(1), "held up for {:?}", start.elapsed());
+        assert!(
+            start.elapsed() < Duration::from_secs(1),
+            "held up for {:?}",
+            start.elapsed()
+        );
         thread::sleep(Duration::from_secs(1).saturating_sub(start.elapsed()));
     }
     assert!(slow.is_silent());
@@ -104,7 +131,11 @@ fn half_closed_http() {
     assert_eq!(asked.answer().status, 200);
     assert!(asked.has_ended());
     // In the middle of a head, of a body, and before anything: nothing comes of it.
-    for part in ["GET / HT", "PUT /actions HTTP/1.1\r\nContent-Length: 100\r\n\r\n{\"acti", ""] {
+    for part in [
+        "GET / HT",
+        "PUT /actions HTTP/1.1\r\nContent-Length: 100\r\n\r\n{\"acti",
+        "",
+    ] {
         let mut unfinished = Raw::connect(&monitor);
         unfinished.send(part);
         unfinished.half_close();
@@ -124,7 +155,8 @@ fn too_many_connections() {
     let mut busy: Vec<_> = (0..64)
         .map(|_| {
             let mut raw = Raw::connect(&monitor);
-            raw.send("GET / HTTP/1.1\r\n");
+            raw.send("PUT /actions HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n");
+            assert_eq!(raw.answer().status, 100);
             raw
         })
         .collect();
@@ -133,8 +165,55 @@ fn too_many_connections() {
     assert_eq!(answer.status, 503);
     assert!(answer.fault().contains("all 64 are busy"), "{answer:?}");
     for raw in &mut busy {
-        raw.send("\r\n");
-        assert_eq!(raw.answer().status, 200);
+        raw.send("{}");
+        assert_eq!(raw.answer().status, 400);
     }
     assert_healthy(&monitor);
+}
+
+/// No descriptors left for connections: those that are there go on, and the monitor waits quietly.
+#[test]
+fn more_connections_than_descriptors() {
+    let mut command = Command::new("prlimit");
+    command.arg("--nofile=24").arg(vm::vmm_binary());
+    let monitor = Monitor::within(command, Scratch::new(), &[]);
+    let mut first = Raw::connect(&monitor);
+    first.send("PUT /actions HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n");
+    assert_eq!(first.answer().status, 100);
+    // One that has not asked yet may be ended to make room for others.
+    let crowd: Vec<_> = (0..40)
+        .map(|_| {
+            let mut raw = Raw::connect(&monitor);
+            raw.try_send(b"GET / HTTP/1.1\r\n");
+            raw
+        })
+        .collect();
+    assert_idle(monitor.vm.pid());
+    first.send("{}");
+    assert_eq!(first.answer().status, 400);
+    drop(crowd);
+    assert_eq!(monitor.state(), "Not started");
+}
+
+/// Clients that hang in the middle of something cost nothing.
+#[test]
+fn an_idle_monitor_waits_for_something_to_do() {
+    let monitor = Monitor::running("halt", "");
+    monitor.vm.expect("halted\n");
+    let idle = Raw::connect(&monitor);
+    let mut unfinished = Raw::connect(&monitor);
+    unfinished.send("PUT /actions HTTP/1.1\r\nContent-Length: 100\r\n\r\n{");
+    let mut greedy = Raw::connect(&monitor);
+    greedy.give_up_writing_after(Duration::from_millis(100));
+    while greedy.try_send("GET /vm/config HTTP/1.1\r\n\r\n".repeat(100).as_bytes()) {}
+    let mut refused = Raw::connect(&monitor);
+    refused.send("nonsense\r\n\r\n");
+    assert_eq!(refused.answer().status, 400);
+    // One that has sent all it will and never takes the answers.
+    greedy.half_close();
+    assert_idle(monitor.vm.pid());
+    drop((idle, unfinished, greedy, refused));
+    thread::sleep(Duration::from_millis(100));
+    assert_idle(monitor.vm.pid());
+    monitor.terminate();
 }

@@ -11,9 +11,16 @@ fn ids_with_a_slash() {
     let scratch = Scratch::new();
     let disk = scratch.disk("disk", 4096);
     let names = ["\"a/b\"", "'/' at position 1", "can only contain"];
-    refused(&config("hello", "", json!({ "drives": [drive("a/b", &disk, false)] })), &names);
     refused(
-        &config("hello", "", json!({ "network-interfaces": [interface("a/b", "tap0")] })),
+        &config("hello", "", json!({ "drives": [drive("a/b", &disk, false)] })),
+        &names,
+    );
+    refused(
+        &config(
+            "hello",
+            "",
+            json!({ "network-interfaces": [interface("a/b", "tap0")] }),
+        ),
         &names,
     );
     refused_arguments(&["--id", "a/b"], &["--id", "'a/b'", "letters, digits or '-'"]);
@@ -26,9 +33,16 @@ fn ids_of_300_characters() {
     let disk = scratch.disk("disk", 4096);
     let id = "a".repeat(300);
     let names = ["aaaa", "has 300", "1 to 64 characters"];
-    refused(&config("hello", "", json!({ "drives": [drive(&id, &disk, false)] })), &names);
     refused(
-        &config("hello", "", json!({ "network-interfaces": [interface(&id, "tap0")] })),
+        &config("hello", "", json!({ "drives": [drive(&id, &disk, false)] })),
+        &names,
+    );
+    refused(
+        &config(
+            "hello",
+            "",
+            json!({ "network-interfaces": [interface(&id, "tap0")] }),
+        ),
         &names,
     );
     refused_arguments(&["--id", &id], &["--id", "aaaa", "1 to 64"]);

@@ -56,7 +56,12 @@ fn a_mistyped_field() {
         &["vcpu_count", "1 to 32", "\"four\""],
     );
     refused_in_file(
-        config("hello", "", json!({ "drives": [{ "drive_id": 7, "is_root_device": true }] })).to_string(),
+        config(
+            "hello",
+            "",
+            json!({ "drives": [{ "drive_id": 7, "is_root_device": true }] }),
+        )
+        .to_string(),
         &["vm.json", "drives[0].drive_id", "expected a string"],
     );
 }
@@ -76,7 +81,10 @@ fn no_json_at_all() {
         ("", "EOF while parsing"),
         ("{", "EOF while parsing"),
         ("boot-source: vmlinux\n", "expected value at line 1 column 1"),
-        (r#"{"boot-source":{"kernel_image_path":"k"}} and more"#, "trailing characters"),
+        (
+            r#"{"boot-source":{"kernel_image_path":"k"}} and more"#,
+            "trailing characters",
+        ),
         ("\0\0\0\0", "line 1 column 1"),
     ] {
         refused_in_file(text, &["vm.json", named]);
@@ -95,7 +103,10 @@ fn invalid_utf8() {
     let monitor = Monitor::start();
     let mut raw = crate::support::http::Raw::connect(&monitor);
     let body = b"{\"kernel_image_path\":\"vm\xff\"}";
-    raw.send(format!("PUT /boot-source HTTP/1.1\r\nContent-Length: {}\r\n\r\n", body.len()));
+    raw.send(format!(
+        "PUT /boot-source HTTP/1.1\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    ));
     raw.send(body);
     let answer = raw.answer();
     assert_eq!(answer.status, 400);
@@ -142,7 +153,12 @@ fn a_config_file_that_is_none() {
 #[test]
 fn a_part_that_is_not_there_yet() {
     refused_in_file(
-        config("hello", "", json!({ "vsock": { "guest_cid": 3, "uds_path": "v.sock" } })).to_string(),
+        config(
+            "hello",
+            "",
+            json!({ "vsock": { "guest_cid": 3, "uds_path": "v.sock" } }),
+        )
+        .to_string(),
         &["vm.json", "vsock", "not supported yet", "leave it out"],
     );
 }

@@ -38,7 +38,10 @@ fn a_kernel_that_is_a_folder() {
     let folder = scratch.path("folder");
     fs::create_dir(&folder).unwrap();
     let path = folder.display().to_string();
-    refused(&boots(&folder), &["kernel_image_path", &path, "must be a regular file"]);
+    refused(
+        &boots(&folder),
+        &["kernel_image_path", &path, "must be a regular file"],
+    );
 }
 
 #[test]

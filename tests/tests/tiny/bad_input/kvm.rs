@@ -25,7 +25,11 @@ fn refused_on(command: impl Fn() -> Command, names: &[&str]) {
     let socket = scratch.path("api.sock");
     let line = refusal(|| {
         let mut command = command();
-        command.arg("--api-sock").arg(&socket).arg("--config-file").arg(&file);
+        command
+            .arg("--api-sock")
+            .arg(&socket)
+            .arg("--config-file")
+            .arg(&file);
         command
     });
     assert_names(&line, names);

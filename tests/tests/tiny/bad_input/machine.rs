@@ -15,7 +15,10 @@ fn machine(vcpus: impl Into<Value>, mib: impl Into<Value>) -> Value {
 #[test]
 fn vcpus_0_33_and_1_000_000() {
     for count in [0, 33, 1_000_000, -1] {
-        refused(&machine(count, 128), &["vcpu_count", &count.to_string(), "1 to 32"]);
+        refused(
+            &machine(count, 128),
+            &["vcpu_count", &count.to_string(), "1 to 32"],
+        );
     }
 }
 
@@ -46,7 +49,10 @@ fn huge_pages_that_the_host_does_not_have() {
     let number = |key: &str| -> u64 {
         let line = info.lines().find_map(|line| line.strip_prefix(key));
         let number = line.and_then(|rest| rest.split_whitespace().next());
-        number.unwrap_or_else(|| panic!("no {key} in /proc/meminfo")).parse().unwrap()
+        number
+            .unwrap_or_else(|| panic!("no {key} in /proc/meminfo"))
+            .parse()
+            .unwrap()
     };
     let mib = (number("HugePages_Free:") + 1) * 2 + 64;
     let machine = json!({ "vcpu_count": 1, "mem_size_mib": mib, "huge_pages": "2M" });

@@ -115,7 +115,16 @@ fn refused_over_api(monitor: &Monitor, sections: &Value, names: &[&str]) {
 /// The monitor waits for a microVM, and runs it.
 fn assert_healthy(monitor: &Monitor) {
     assert_eq!(monitor.state(), "Not started");
-    assert_eq!(monitor.vm.log.text().lines().filter(|line| line.contains("panicked")).count(), 0);
+    assert_eq!(
+        monitor
+            .vm
+            .log
+            .text()
+            .lines()
+            .filter(|line| line.contains("panicked"))
+            .count(),
+        0
+    );
     let machine = json!({ "vcpu_count": 1, "mem_size_mib": 128 });
     monitor.done(Method::Put, "/machine-config", &machine);
     monitor.boot("hello", "");

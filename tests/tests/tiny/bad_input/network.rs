@@ -12,15 +12,27 @@ use crate::support::{Monitor, Netns, config, interface};
 #[test]
 fn a_tap_that_is_missing() {
     refused(
-        &config("hello", "", json!({ "network-interfaces": [interface("eth0", "koyanone0")] })),
-        &["\"eth0\"", "no tap `koyanone0`", "ip tuntap add koyanone0 mode tap"],
+        &config(
+            "hello",
+            "",
+            json!({ "network-interfaces": [interface("eth0", "koyanone0")] }),
+        ),
+        &[
+            "\"eth0\"",
+            "no tap `koyanone0`",
+            "ip tuntap add koyanone0 mode tap",
+        ],
     );
 }
 
 #[test]
 fn an_interface_that_is_no_tap() {
     refused(
-        &config("hello", "", json!({ "network-interfaces": [interface("eth0", "lo")] })),
+        &config(
+            "hello",
+            "",
+            json!({ "network-interfaces": [interface("eth0", "lo")] }),
+        ),
         &["\"eth0\"", "`lo` is not a tap", "ip tuntap add"],
     );
 }
@@ -29,7 +41,11 @@ fn an_interface_that_is_no_tap() {
 fn a_name_that_no_tap_can_have() {
     for name in ["", "a/b", &"x".repeat(300)] {
         refused(
-            &config("hello", "", json!({ "network-interfaces": [interface("eth0", name)] })),
+            &config(
+                "hello",
+                "",
+                json!({ "network-interfaces": [interface("eth0", name)] }),
+            ),
             &["\"eth0\"", "host_dev_name", "1 to 15 bytes"],
         );
     }

@@ -14,7 +14,11 @@ fn a_socket_path_that_exists() {
     let scratch = Scratch::new();
     let file = scratch.file("precious", "mine");
     let path = file.display().to_string();
-    let names = ["Failed to open the API socket at: ", &path, "Check that it is not already used"];
+    let names = [
+        "Failed to open the API socket at: ",
+        &path,
+        "Check that it is not already used",
+    ];
     refused_arguments(&["--api-sock", &path], &names);
     assert_eq!(fs::read_to_string(&file).unwrap(), "mine");
     // A link to nowhere is something, too.

@@ -13,7 +13,11 @@ fn run(guest: &str, redirection: &str) -> Vm {
     let file = scratch.file("vm.json", config(guest, "n=2000", json!({})).to_string());
     let mut command = Command::new("sh");
     command
-        .args([OsStr::new("-c"), format!("exec \"$@\" {redirection}").as_ref(), "sh".as_ref()])
+        .args([
+            OsStr::new("-c"),
+            format!("exec \"$@\" {redirection}").as_ref(),
+            "sh".as_ref(),
+        ])
         .arg(vm::vmm_binary())
         .args(["--no-api", "--config-file"])
         .arg(&file);
@@ -28,7 +32,11 @@ fn run(guest: &str, redirection: &str) -> Vm {
 fn stdin_closed() {
     for redirection in ["<&-", "</dev/null"] {
         let vm = run("ports", redirection);
-        assert_eq!(vm.console.text(), "ports: begin\nports: end 2000\n", "{redirection}");
+        assert_eq!(
+            vm.console.text(),
+            "ports: begin\nports: end 2000\n",
+            "{redirection}"
+        );
         assert_eq!(vm.log.text(), "", "{redirection}");
     }
 }

@@ -19,7 +19,7 @@ pub struct Segment {
 pub fn file(machine: u16, segments: &[Segment]) -> Vec<u8> {
     let count = u16::try_from(segments.len()).unwrap();
     let mut bytes = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
-    let mut half = |value: u16, bytes: &mut Vec<u8>| bytes.extend(value.to_le_bytes());
+    let half = |value: u16, bytes: &mut Vec<u8>| bytes.extend(value.to_le_bytes());
     half(2, &mut bytes); // ET_EXEC
     half(machine, &mut bytes);
     bytes.extend(1_u32.to_le_bytes());

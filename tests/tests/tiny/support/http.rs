@@ -72,10 +72,16 @@ impl Raw {
         };
         let head: Vec<u8> = self.input.drain(..end).collect();
         let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
-        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        let length = head
+            .lines()
+            .find_map(|line| line.strip_prefix("content-length: "));
         let length: usize = length.map_or(0, |length| length.parse().unwrap());
         while self.input.len() < length {
-            assert!(self.receive(), "the connection ended in a body: {:?}", self.text());
+            assert!(
+                self.receive(),
+                "the connection ended in a body: {:?}",
+                self.text()
+            );
         }
         let body = self.input.drain(..length).collect();
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();

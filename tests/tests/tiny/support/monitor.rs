@@ -50,7 +50,9 @@ impl Monitor {
         spawn: impl FnOnce(Command) -> Vm,
     ) -> Self {
         let socket = scratch.path("api.sock");
-        command.args([OsStr::new("--api-sock"), socket.as_os_str()]).args(arguments);
+        command
+            .args([OsStr::new("--api-sock"), socket.as_os_str()])
+            .args(arguments);
         let monitor = Self {
             vm: spawn(command),
             socket,

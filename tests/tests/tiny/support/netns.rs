@@ -35,7 +35,9 @@ impl Netns {
     /// A command in this namespace.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("nsenter");
-        command.arg(format!("--net=/proc/{}/ns/net", self.0.id())).arg(program);
+        command
+            .arg(format!("--net=/proc/{}/ns/net", self.0.id()))
+            .arg(program);
         command
     }
 }

@@ -45,7 +45,11 @@ impl Description {
             assert!(response.body.is_empty(), "{operation}: {status} has a body");
             return;
         }
-        assert_eq!(response.header("content-type"), Some("application/json"), "{operation}");
+        assert_eq!(
+            response.header("content-type"),
+            Some("application/json"),
+            "{operation}"
+        );
         let body: Value = serde_json::from_slice(&response.body).unwrap();
         if let Err(wrong) = self.fits(schema, &body, "") {
             panic!("{operation} answers {status} {body}: {wrong}");
@@ -65,6 +69,9 @@ impl Description {
         if value.is_null() && schema["nullable"] == json!(true) {
             return Ok(());
         }
+        if let Some(parts) = schema["allOf"].as_array() {
+            return parts.iter().try_for_each(|part| self.fits(part, value, place));
+        }
         if let Some(variants) = schema["enum"].as_array()
             && !variants.contains(value)
         {
@@ -72,10 +79,9 @@ impl Description {
         }
         match (schema["type"].as_str(), value) {
             (Some("object"), Value::Object(_)) => self.fits_object(schema, value, place),
-            (Some("array"), Value::Array(items)) => items
-                .iter()
-                .enumerate()
-                .try_for_each(|(index, item)| self.fits(&schema["items"], item, &format!("{place}[{index}]"))),
+            (Some("array"), Value::Array(items)) => items.iter().enumerate().try_for_each(|(index, item)| {
+                self.fits(&schema["items"], item, &format!("{place}[{index}]"))
+            }),
             (Some("string"), Value::String(text)) => {
                 let length = text.chars().count() as u64;
                 in_range(schema, "minLength", "maxLength", length, place)

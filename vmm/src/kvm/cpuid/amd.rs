@@ -3,6 +3,9 @@
 use super::GuestCpuid;
 use super::bits::{field, set_field};
 
+/// Leaf 0x8000_0001, ECX: virtualisation, and the counters whose other users a guest could watch.
+const SVM: u32 = 2;
+const PERF_COUNTERS: u32 = 23;
 /// Leaf 0x8000_0001, ECX: topology extensions (leaves 0x8000_001d and 0x8000_001e).
 const TOPOEXT: u32 = 22;
 /// Leaf 7, EDX: IA32_ARCH_CAPABILITIES, a register of Intel's.
@@ -18,11 +21,17 @@ pub(super) fn normalise(cpuid: &mut GuestCpuid) {
         leaf.edx &= !(1 << ARCH_CAPABILITIES);
     }
     if let Some(leaf) = cpuid.leaf(0x8000_0001, 0) {
+        leaf.ecx &= !(1 << SVM | 1 << PERF_COUNTERS);
         set_field(&mut leaf.ecx, TOPOEXT..=TOPOEXT, u32::from(has_topology));
     }
     if let Some(leaf) = cpuid.leaf(0x8000_0008, 0) {
         set_field(&mut leaf.ecx, 12..=15, THREAD_ID_BITS);
         set_field(&mut leaf.ecx, 0..=7, vcpus.saturating_sub(1));
+    }
+    for function in [0x8000_000a, 0x8000_0022] {
+        for leaf in cpuid.leaves(function) {
+            (leaf.eax, leaf.ebx, leaf.ecx, leaf.edx) = (0, 0, 0, 0);
+        }
     }
     // Caches: level 1 and 2 belong to a core, level 3 to the package.
     for leaf in cpuid

@@ -23,6 +23,10 @@ pub(super) fn normalise(cpuid: &mut GuestCpuid) {
     if let Some(leaf) = cpuid.leaf(6, 0) {
         leaf.ecx &= !(1 << 3);
     }
+    // Leaf 7: no user-mode waiting, with which a guest puts a processor of the host to sleep.
+    if let Some(leaf) = cpuid.leaf(7, 0) {
+        leaf.ecx &= !(1 << 5);
+    }
     // Leaf 0xa: no performance monitoring, as its counters would show other guests' work.
     for leaf in cpuid.leaves(0xa) {
         (leaf.eax, leaf.ebx, leaf.ecx, leaf.edx) = (0, 0, 0, 0);

@@ -1,0 +1,104 @@
+//! Files, commands and namespaces.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+
+use koya_tests::vm::Scratch;
+
+/// Bytes of a MiB.
+pub const MIB: u64 = 1 << 20;
+
+/// A copy of `path` without a name in the folder for temporary files: a shared folder is slow to boot from, and
+/// nothing is left behind however the tests end.
+pub fn held(path: &Path) -> PathBuf {
+    static HELD: Mutex<BTreeMap<PathBuf, File>> = Mutex::new(BTreeMap::new());
+    let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
+    let file = held.entry(path.to_owned()).or_insert_with(|| {
+        let scratch = Scratch::new();
+        let name = scratch.path("held");
+        copy(path, &name);
+        File::open(name).unwrap()
+    });
+    format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()).into()
+}
+
+/// Copies a file, with its holes.
+pub fn copy(from: &Path, to: &Path) {
+    succeed(Command::new("cp").arg("--sparse=always").arg(from).arg(to));
+}
+
+/// Runs a command that must succeed; its output.
+pub fn succeed(command: &mut Command) -> String {
+    let output = command.stdin(Stdio::null()).output();
+    let output = output.unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{text}{errors}",
+        output.status
+    );
+    text
+}
+
+/// Runs `line`, words without quotes, which must succeed; its output.
+pub fn run(line: &str) -> String {
+    let mut words = line.split_whitespace();
+    succeed(Command::new(words.next().unwrap()).args(words))
+}
+
+/// SHA-256 in hexadecimal digits.
+pub fn sha256(bytes: &[u8]) -> String {
+    let mut child = Command::new("sha256sum")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(bytes).unwrap();
+    let output = child.wait_with_output().unwrap();
+    String::from_utf8(output.stdout).unwrap()[..64].to_owned()
+}
+
+/// SHA-256 of a file.
+pub fn sha256_of(path: &Path) -> String {
+    sha256(&fs::read(path).unwrap())
+}
+
+/// Bytes that the file occupies.
+pub fn occupied(path: &Path) -> u64 {
+    fs::metadata(path).unwrap().blocks() * 512
+}
+
+/// Bytes that repeat nowhere.
+pub fn noise(length: u64) -> Vec<u8> {
+    // Marsaglia, "Xorshift RNGs", 2003.
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64 ^ length;
+    let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap());
+    for _ in 0..length / 8 {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend(state.to_le_bytes());
+    }
+    bytes
+}
+
+/// Gives this thread, and whatever it starts, a network and a mount table of its own. They go with the last of them.
+pub fn isolate() {
+    // SAFETY: the call takes flags only, and changes what this thread sees of the system, no memory.
+    let result = unsafe { libc::unshare(libc::CLONE_NEWNET | libc::CLONE_NEWNS) };
+    assert_eq!(
+        result,
+        0,
+        "namespaces take root: {}",
+        std::io::Error::last_os_error()
+    );
+    run("mount --make-rprivate /");
+    run("ip link set lo up");
+}
