@@ -11,8 +11,8 @@ use std::time::Duration;
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use koya_api::action::WantedState;
 use koya_api::config::{
-    DriveUpdate, LogLevel, Logger, MachineConfigUpdate, Metrics, NetworkInterfaceUpdate, RateLimiter,
-    TokenBucket, VmConfig,
+    CpuTemplate, DriveUpdate, LogLevel, Logger, MachineConfig, MachineConfigError, MachineConfigUpdate,
+    Metrics, NetworkInterfaceUpdate, RateLimiter, TokenBucket, VmConfig,
 };
 use koya_api::error::Cause;
 use koya_api::{Action, ActionError, ActionHandler, InstanceInfo, InstanceState, Outcome, VersionInfo};
@@ -241,8 +241,19 @@ impl Monitor {
     }
 
     fn update_machine(&mut self, update: &MachineConfigUpdate) -> Result<(), ActionError> {
-        let resources = self.resources()?;
-        resources.machine = resources.machine.updated(update)?;
+        let config = self.resources()?.machine.updated(update)?;
+        self.set_machine(config)
+    }
+
+    /// Takes a valid configuration, if it is one that can be had.
+    fn set_machine(&mut self, config: MachineConfig) -> Result<(), ActionError> {
+        if config
+            .cpu_template
+            .is_some_and(|template| template != CpuTemplate::None)
+        {
+            return Err(MachineConfigError::CpuTemplate.into());
+        }
+        self.resources()?.machine = config;
         Ok(())
     }
 
@@ -339,8 +350,7 @@ impl Monitor {
         match action {
             Action::PutMachineConfig(config) => {
                 config.validate()?;
-                self.resources()?.machine = config;
-                Ok(())
+                self.set_machine(config)
             }
             Action::PatchMachineConfig(update) => self.update_machine(&update),
             Action::PutBootSource(config) => self

@@ -33,26 +33,22 @@ mod tests {
     use super::*;
     use std::fs;
 
-    const NAMES: [&str; 12] = [
-        "boot-timer",
-        "doorbell",
-        "echo",
-        "halt",
-        "hello",
-        "ports",
-        "poweroff",
-        "reset",
-        "spin",
-        "touch",
-        "triple",
-        "virtio",
-    ];
-
     #[test]
     fn every_guest_is_a_small_pvh_kernel() {
         let folder = std::env::temp_dir().join(format!("koya-tiny-{}", std::process::id()));
         build(&folder).unwrap();
-        for name in NAMES {
+        let guests: Vec<String> = fs::read_dir(&folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name != ".lock")
+            .collect();
+        for name in ["doorbell", "halt", "hello", "poweroff", "ports", "reset", "touch"] {
+            assert!(
+                guests.iter().any(|guest| guest == name),
+                "no {name}, which is measured with"
+            );
+        }
+        for name in &guests {
             let image = fs::read(folder.join(name)).unwrap();
             assert!(image.len() < 8192, "{name} has {} bytes", image.len());
             assert!(image.starts_with(b"\x7fELF\x02\x01"), "{name} is no ELF64 file");

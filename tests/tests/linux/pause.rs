@@ -12,7 +12,7 @@ const SCRIPT: &str = "
     echo 4 > /proc/sys/kernel/watchdog_thresh
     count=0
     until read -r -t 1 _; do count=$((count + 1)); say count $count; done
-    say complaints $(dmesg | grep -ciE 'lockup|stall|hung|unstable')";
+    dmesg | grep -iE 'lockup|stall|hung|unstable' | while read -r line; do say complaint \"$line\"; done";
 const PAUSE: Duration = Duration::from_secs(12);
 
 /// Debian's cloud kernel, which watches for lockups.
@@ -40,5 +40,6 @@ fn a_paused_guest_stands_still_and_goes_on_without_a_lockup() {
         .map(|count| count.parse().unwrap())
         .collect();
     assert!(counts.iter().copied().eq(1..=counts.len()), "{counts:?}");
-    assert_eq!(report.number("complaints"), 0, "{}", report.0);
+    let complaints: Vec<_> = report.values("complaint").collect();
+    assert!(complaints.is_empty(), "{complaints:#?}");
 }
