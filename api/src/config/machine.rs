@@ -127,12 +127,6 @@ impl MachineConfig {
     /// # Errors
     /// [`MachineConfigError`]
     pub fn validate(&self) -> Result<(), MachineConfigError> {
-        if self
-            .cpu_template
-            .is_some_and(|template| template != CpuTemplate::None)
-        {
-            return Err(MachineConfigError::CpuTemplate);
-        }
         if !(1..=MAX_VCPUS).contains(&self.vcpu_count) {
             return Err(MachineConfigError::VcpuCount(self.vcpu_count));
         }
