@@ -5,7 +5,6 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -186,21 +185,22 @@ impl Sink {
         match &mut self.file {
             // Opened so that it does not block.
             Some(file) => file.write_all(line),
-            None if takes_a_line(libc::STDERR_FILENO) => io::stderr().write_all(line),
+            None if stderr_takes_a_line(Duration::ZERO) => io::stderr().write_all(line),
             None => Err(io::ErrorKind::WouldBlock.into()),
         }
     }
 }
 
-/// Whether a pipe, terminal or file has room for a line now. A pipe that has any has it for PIPE_BUF bytes (pipe(7)).
-fn takes_a_line(fd: RawFd) -> bool {
+/// Whether standard error has room for a line within `patience`. A pipe that has any has it for PIPE_BUF bytes (pipe(7)).
+pub fn stderr_takes_a_line(patience: Duration) -> bool {
     let mut asked = libc::pollfd {
-        fd,
+        fd: libc::STDERR_FILENO,
         events: libc::POLLOUT,
         revents: 0,
     };
+    let milliseconds = libc::c_int::try_from(patience.as_millis()).unwrap_or(libc::c_int::MAX);
     // SAFETY: one initialised pollfd, as said.
-    let ready = unsafe { libc::poll(&raw mut asked, 1, 0) };
+    let ready = unsafe { libc::poll(&raw mut asked, 1, milliseconds) };
     ready > 0
 }
 

@@ -7,6 +7,7 @@ use std::panic;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use koya_api::config::{ConfigFileError, VmConfig};
 use koya_api::server::BindError;
@@ -23,6 +24,9 @@ use crate::logger::{self, LoggerError, LoggerUpdate};
 use crate::monitor::Monitor;
 use crate::signals::{self, SignalRequests};
 use crate::vcpu::Gate;
+
+/// How long the end of the process waits for somebody to read why.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// The process cannot do what its command line says.
 #[derive(Debug, thiserror::Error)]
@@ -98,8 +102,10 @@ fn tell(reason: &str) {
     if logger::has_file() {
         log::error!("{reason}");
     }
-    // Nobody may be there to read it.
-    let _ = writeln!(io::stderr(), "koya-vmm: {reason}");
+    // Nobody may be there to read it, and a pipe may be full of what the guest has caused.
+    if logger::stderr_takes_a_line(LAST_WORDS) {
+        let _ = writeln!(io::stderr(), "koya-vmm: {reason}");
+    }
 }
 
 fn try_run(options: &Options) -> Result<Ending, RunError> {

@@ -12,7 +12,7 @@ const SCRIPT: &str = "
     echo 4 > /proc/sys/kernel/watchdog_thresh
     count=0
     until read -r -t 1 _; do count=$((count + 1)); say count $count; done
-    dmesg | grep -iE 'lockup|stall|hung|unstable' | while read -r line; do say complaint \"$line\"; done";
+    dmesg | grep -iE 'lockup|stall|hung' | while read -r line; do say complaint \"$line\"; done";
 const PAUSE: Duration = Duration::from_secs(12);
 
 /// Debian's cloud kernel, which watches for lockups.

@@ -9,11 +9,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use koya_api::http::Method;
-use koya_tests::vm::{self, PATIENCE, Scratch};
+use koya_tests::vm::{self, PATIENCE, Scratch, Vm};
 use serde_json::json;
 
 use super::support::process::{assert_idle, resident_kib, threads};
-use super::support::{Monitor, boot, drive};
+use super::support::{Monitor, boot, config, drive};
 
 /// Two pages, the least with which a pipe takes bytes one by one until it is full.
 const SMALL: i32 = 8192;
@@ -79,7 +79,7 @@ fn read_late(bytes: usize) -> String {
     let start = Instant::now();
     while threads(monitor.vm.pid())
         .iter()
-        .any(|name| name.starts_with("vcpu"))
+        .any(|name| name.starts_with("fc_vcpu"))
     {
         assert!(start.elapsed() < PATIENCE, "the guest does not end");
         thread::sleep(Duration::from_millis(1));
@@ -134,6 +134,22 @@ fn a_log_that_nobody_reads_holds_nobody_up() {
     drop(monitor);
     let mut kept = Vec::new();
     reader.read_to_end(&mut kept).unwrap();
+}
+
+/// Nor is the end of the process held up by its own last words.
+#[test]
+fn an_end_that_nobody_hears_of_is_an_end() {
+    for guest in ["triple", "emulate", "no-such-guest"] {
+        let (_reader, writer) = small_pipe();
+        let scratch = Scratch::new();
+        let file = scratch.file("vm.json", config(guest, "", json!({})).to_string());
+        let mut command = Command::new(vm::vmm_binary());
+        command.args(["--no-api", "--config-file"]).arg(&file);
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        command.stderr(writer.try_clone().unwrap());
+        fill(&writer);
+        Vm::spawn_as_it_is(command).expect_exit(1);
+    }
 }
 
 /// Fills a pipe to the last byte.

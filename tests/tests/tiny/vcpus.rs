@@ -22,7 +22,7 @@ fn vcpus_32_start_pause_resume_and_stop() {
     monitor.vm.expect("spinning\n");
     let names = threads(monitor.vm.pid());
     for index in 0..32 {
-        assert!(names.contains(&format!("vcpu {index}")), "{names:?}");
+        assert!(names.contains(&format!("fc_vcpu {index}")), "{names:?}");
     }
     // KVM itself may have added one of its own.
     let ours = names.iter().filter(|name| !name.starts_with("kvm-")).count();

@@ -162,6 +162,8 @@ impl Wired {
 
     /// Loads the kernel and sets the vCPUs up.
     pub fn load(mut self) -> Result<Bootable, StartError> {
+        // There is no PCI bus; a kernel that looks for one complains.
+        self.cmdline.add("pci=off")?;
         self.cmdline.add_virtio_mmio(&self.slots)?;
         let machine = Machine {
             vcpus: self.vcpus,
