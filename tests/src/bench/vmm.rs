@@ -30,7 +30,7 @@ pub struct Vmm {
     pub kind: Kind,
     /// The binary.
     pub binary: PathBuf,
-    /// The first line of `--version`.
+    /// Its own line of `--version`.
     pub version: String,
 }
 
@@ -182,7 +182,11 @@ impl Vmm {
             .output()
             .map_err(BenchError::path("run", binary))?;
         let text = String::from_utf8_lossy(&output.stdout);
-        let version = text.lines().next().unwrap_or_default().trim();
+        // Koya says first with which Firecracker it is compatible.
+        let own = text
+            .lines()
+            .find(|line| kind == Kind::Koya && line.starts_with("Koya"));
+        let version = own.or(text.lines().next()).unwrap_or_default().trim();
         if !output.status.success() || version.is_empty() {
             let found = format!("{}: '{version}'", binary.display());
             return Err(BenchError::Output {

@@ -14,7 +14,7 @@ fn systemd_is_running_and_systemctl_poweroff_ends_with_exit_code_0() {
     let disk = Guest::copy_of_disk(&scratch, "KOYA_DISK_SYSTEMD");
     let script = "say state $(systemctl is-system-running); say failed $(systemctl --failed --plain --no-legend | wc -l)";
     let report = Guest::on_disk(&disk)
-        .machine(2, 512)
+        .machine(1, 512)
         .script(script)
         .start()
         .finish();
@@ -31,7 +31,7 @@ fn systemd_is_running_and_systemctl_poweroff_ends_with_exit_code_0() {
 fn send_ctrl_alt_del_shuts_systemd_down_cleanly() {
     let scratch = Scratch::new();
     let disk = Guest::copy_of_disk(&scratch, "KOYA_DISK_SYSTEMD");
-    let mut guest = Guest::on_disk(&disk).machine(2, 512).with_api().start();
+    let mut guest = Guest::on_disk(&disk).machine(1, 512).with_api().start();
     guest.expect("root@koya");
     guest.type_in("touch /root/written; echo written-$((1 + 1))\n");
     guest.expect("written-2\r\n");

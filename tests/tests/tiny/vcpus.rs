@@ -1,11 +1,14 @@
 //! "1 to 32 vCPUs"; "vCPU threads with a clean kick/pause/resume/stop".
 
+use std::thread;
+use std::time::{Duration, Instant};
+
 use koya_api::http::Method;
-use koya_tests::vm::Scratch;
+use koya_tests::vm::PATIENCE;
 use serde_json::json;
 
+use super::support::Monitor;
 use super::support::process::threads;
-use super::support::{Monitor, Netns};
 
 fn running(guest: &str, vcpus: u8) -> Monitor {
     let monitor = Monitor::start();
@@ -20,13 +23,16 @@ fn running(guest: &str, vcpus: u8) -> Monitor {
 fn vcpus_32_start_pause_resume_and_stop() {
     let monitor = running("spin", 32);
     monitor.vm.expect("spinning\n");
-    let names = threads(monitor.vm.pid());
-    for index in 0..32 {
-        assert!(names.contains(&format!("fc_vcpu {index}")), "{names:?}");
+    // Threads get their names a moment after they have begun. KVM itself may have added one of its own.
+    let start = Instant::now();
+    let named = |names: &[String]| (0..32).all(|index| names.contains(&format!("fc_vcpu {index}")));
+    let mut names = threads(monitor.vm.pid());
+    while !named(&names) && start.elapsed() < PATIENCE {
+        thread::sleep(Duration::from_millis(5));
+        names = threads(monitor.vm.pid());
     }
-    // KVM itself may have added one of its own.
     let ours = names.iter().filter(|name| !name.starts_with("kvm-")).count();
-    assert_eq!(ours, 33, "{names:?}");
+    assert!(named(&names) && ours == 33, "{names:?}");
     for _ in 0..3 {
         monitor.change_state("Paused");
         assert_eq!(monitor.state(), "Paused");
@@ -56,8 +62,7 @@ fn every_number_of_vcpus_in_between() {
 /// The kick must never be lost: a pause that comes just when the guest is entered or left waits for ever then.
 #[test]
 fn pauses_are_not_lost_however_often_the_guest_exits() {
-    let netns = Netns::with_tap();
-    let mut monitor = Monitor::within(netns.monitor(), Scratch::new(), &[]);
+    let mut monitor = Monitor::start();
     let machine = json!({ "vcpu_count": 2, "mem_size_mib": 128 });
     monitor.done(Method::Put, "/machine-config", &machine);
     monitor.done(Method::Put, "/entropy", &json!({}));
