@@ -94,19 +94,13 @@ pub const I8042_IRQ: u32 = 1;
 /// i8042 command that pulses the reset line; ACPI's reset register is this write.
 pub const I8042_RESET_COMMAND: u8 = 0xfe;
 
-/// I/O port of ACPI's one-byte sleep control register (ACPI 6.5 §4.8.3.7); see [`powers_off`].
+/// I/O port of ACPI's one-byte sleep control register (ACPI 6.5 §4.8.3.7). `SLP_EN` with the type of `\_S5` switches
+/// the machine off.
 pub const SLEEP_CONTROL_PORT: u16 = 0x600;
 /// I/O port of ACPI's one-byte sleep status register; reads as 0, writes are ignored.
 pub const SLEEP_STATUS_PORT: u16 = 0x601;
 /// The sleep type that the DSDT's `\_S5` object gives to "soft off".
 pub const SLEEP_TYPE_S5: u8 = 5;
-
-/// Whether a byte written to [`SLEEP_CONTROL_PORT`] switches the machine off: `SLP_EN` with the type of `\_S5`.
-#[must_use]
-pub const fn powers_off(value: u8) -> bool {
-    const SLP_EN: u8 = 1 << 5;
-    value & SLP_EN != 0 && (value >> 2) & 0b111 == SLEEP_TYPE_S5
-}
 
 /// The place of the `index`-th virtio-mmio device: address of its slot and its GSI. `None` from
 /// [`VIRTIO_MMIO_SLOTS`] on.
@@ -123,15 +117,6 @@ pub fn virtio_mmio_slot(index: usize) -> Option<(u64, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_the_soft_off_request_powers_off() {
-        let off: Vec<u8> = (0..=255).filter(|&value| powers_off(value)).collect();
-        // Bits 2 to 4 say S5 and bit 5 says "now"; the others are reserved and may be anything.
-        assert!(off.contains(&0x34));
-        assert!(off.iter().all(|value| value & 0b0011_1100 == 0x34));
-        assert_eq!(off.len(), 16);
-    }
 
     #[test]
     fn virtio_slots_fit_the_pins_and_stay_below_the_ioapic() {

@@ -1,6 +1,6 @@
 //! Limits on bytes and operations per second, as token buckets with Firecracker's semantics.
 //!
-//! A device asks [`RateLimiter::consume`] before each request. When that says no, the limiter has set a timer; the
+//! A device asks [`RateLimiter::consume_request`] before each request. When that says no, the limiter has set a timer; the
 //! device puts the request back, lists [`RateLimiter::timer`] among its backend events, and goes on
 //! when [`RateLimiter::process_timer`] says so.
 //!
@@ -78,6 +78,18 @@ impl RateLimiter {
         self.consume_at(tokens, kind, Instant::now())
     }
 
+    /// Takes one operation and `bytes`, or neither: both limits must agree.
+    pub fn consume_request(&mut self, bytes: u64) -> bool {
+        if !self.consume(1, TokenKind::Ops) {
+            return false;
+        }
+        let granted = bytes == 0 || self.consume(bytes, TokenKind::Bytes);
+        if !granted {
+            self.replenish(1, TokenKind::Ops);
+        }
+        granted
+    }
+
     fn consume_at(&mut self, tokens: u64, kind: TokenKind, now: Instant) -> bool {
         if self.blocked_until.is_some() {
             return false;
@@ -89,7 +101,7 @@ impl RateLimiter {
             Reduction::Success => true,
             Reduction::Failure => {
                 self.block(RETRY, now);
-                false
+                !self.is_blocked()
             }
             Reduction::Overdrawn(debt) => {
                 self.block(debt, now);

@@ -251,3 +251,35 @@ fn impossible_states_are_refused() {
         .is_ok()
     );
 }
+
+#[test]
+fn a_request_takes_from_both_buckets_or_from_neither() {
+    let bucket = |size| {
+        Some(BucketConfig {
+            size,
+            one_time_burst: 0,
+            refill_time_ms: 3_600_000,
+        })
+    };
+    let mut limiter = RateLimiter::new(bucket(100), bucket(3)).unwrap();
+    assert!(limiter.consume_request(60));
+    assert!(!limiter.consume_request(60), "too many bytes");
+    unblock(&mut limiter);
+    assert!(limiter.consume_request(40), "the operation was given back");
+    assert!(
+        limiter.consume_request(0),
+        "no bytes are left, and none are asked for"
+    );
+    assert!(!limiter.consume_request(0), "three operations");
+}
+
+#[test]
+fn without_a_working_timer_there_is_no_limit() {
+    let (mut limiter, start) = limiter(1000, 0, 1000);
+    limiter.timer = None;
+    assert!(limiter.consume_at(1000, TokenKind::Bytes, start));
+    assert!(
+        limiter.consume_at(1, TokenKind::Bytes, start),
+        "nobody would ever say that the wait is over"
+    );
+}

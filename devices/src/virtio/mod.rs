@@ -17,7 +17,7 @@ pub mod testing;
 pub use adaptor::Adaptor;
 pub use device::{ActivateError, Activation, BackendEvent, DeviceFault, VirtioDevice};
 pub use mmio::{MmioTransport, MmioWindow, TransportError};
-pub use queue::{ActiveQueue, Chain, Drained, MAX_DESCRIPTORS, QueueFault, QueuePosition, Step};
+pub use queue::{ActiveQueue, Chain, Drained, MAX_DESCRIPTORS, QueueFault, QueueMemory, QueuePosition, Step};
 
 use std::io;
 

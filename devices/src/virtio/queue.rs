@@ -1,36 +1,37 @@
 //! A queue while its device is active, and the one loop that drains it.
 //!
-//! `virtio-queue` parses rings and chains. This module adds what the devices share on top of it: publishing several
-//! used buffers at once (a merged receive must appear whole), and the driver's wish to be interrupted or not,
-//! both in its flag form and in its event-index form (virtio 1.2 §2.7.7).
+//! `virtio-queue` keeps what the driver configured, and checks it. Reading and writing the rings is done here: at
+//! places looked up once, with several used buffers published at once (a merged receive must appear whole), and with
+//! the driver's wish to be interrupted or not, both in its flag form and in its event-index form (virtio 1.2 §2.7.7).
+
+mod chain;
+mod memory;
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 use serde::{Deserialize, Serialize};
-use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueState, QueueT};
-use vm_memory::{Address, Bytes, GuestAddress};
+use virtio_queue::{Queue, QueueT};
 use vmm_sys_util::eventfd::EventFd;
 
+pub use self::chain::{Chain, MAX_DESCRIPTORS};
+use self::memory::Place;
+pub use self::memory::{QueueMemory, RamSlice};
 use crate::interrupt::InterruptLine;
 use crate::memory::GuestRam;
 
-/// A chain of descriptors that the driver made available.
-///
-/// It ends by itself where the driver breaks the rules: loops, indices beyond a table, tables outside memory.
-/// Yet an indirect table can have 65,535 entries: devices look at no more than [`MAX_DESCRIPTORS`].
-pub type Chain<'a> = DescriptorChain<&'a GuestRam>;
-
-/// Descriptors of one chain that a device looks at. A chain must not be longer than its queue (virtio 1.2
-/// §2.7.5.3.1), and no device here has queues this long; a hostile one would only cost time.
-pub const MAX_DESCRIPTORS: usize = 1024;
 /// VIRTQ_AVAIL_F_NO_INTERRUPT (virtio 1.2 §2.7.6).
 const AVAIL_F_NO_INTERRUPT: u16 = 1;
-/// Bytes before the ring in both the available and the used ring: flags and index.
-const RING_HEADER: u64 = 4;
-/// Size of an element of the used ring in bytes.
-const USED_ELEMENT: u64 = 8;
+/// VIRTQ_USED_F_NO_NOTIFY (virtio 1.2 §2.7.10).
+const USED_F_NO_NOTIFY: u16 = 1;
+/// Offsets in both the available and the used ring: flags, index, and the elements.
+const FLAGS: usize = 0;
+const INDEX: usize = 2;
+const ELEMENTS: usize = 4;
+/// Size of an element of the available ring and of the used ring in bytes.
+const AVAIL_ELEMENT: usize = 2;
+const USED_ELEMENT: usize = 8;
 
 /// How many times its own size [`ActiveQueue::drain`] serves from a queue before it lets others have their turn.
 /// A driver that plays fair has at most one ring's worth in flight and refills it while it is served, so four
@@ -70,15 +71,20 @@ pub struct QueuePosition {
 /// The rings cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum QueueFault {
-    /// The rings lie outside guest memory, or the available index ran ahead of the queue.
-    #[error("the rings are not valid")]
-    Ring(#[source] virtio_queue::Error),
+    /// The driver made more available than its queue holds.
+    #[error("the available index runs {ahead} entries ahead of the device, in a queue of {size}")]
+    Index {
+        /// How far ahead.
+        ahead: u16,
+        /// The size of the queue.
+        size: u16,
+    },
     /// A ring could not be accessed.
-    #[error("a ring lies outside guest memory")]
-    Memory(#[source] vm_memory::GuestMemoryError),
-    /// A ring's address arithmetic overflowed.
-    #[error("a ring wraps around the end of the address space")]
-    Overflow,
+    #[error("a ring does not lie in one region of guest memory")]
+    Memory,
+    /// The driver did not enable the queue.
+    #[error("the queue is not enabled")]
+    Disabled,
     /// The interrupt could not be raised.
     #[error("cannot interrupt the guest")]
     Interrupt(#[source] io::Error),
@@ -90,30 +96,55 @@ pub enum QueueFault {
 /// A queue from DRIVER_OK to reset. Owned by the device, touched by the event loop only.
 pub struct ActiveQueue {
     queue: Queue,
-    memory: GuestRam,
+    memory: Arc<QueueMemory>,
+    rings: Option<Rings>,
     interrupt: Arc<dyn InterruptLine>,
     doorbell: Arc<EventFd>,
+    /// The driver's available index, as it was at the last look.
+    available: u16,
     /// Used index at the last interrupt decision (virtio 1.2 §2.7.7.2).
     signalled: u16,
+}
+
+/// Where an enabled queue's rings lie.
+struct Rings {
+    avail: Place,
+    used: Place,
 }
 
 impl ActiveQueue {
     /// Takes over a configured queue. `interrupt` is the device's used-buffer notification, `doorbell` the
     /// event that the driver's doorbell signals.
+    ///
+    /// Fails if the queue is enabled and its descriptor table or one of its rings does not lie in one region of
+    /// `memory`.
     pub fn new(
         queue: Queue,
         memory: GuestRam,
         interrupt: Arc<dyn InterruptLine>,
         doorbell: Arc<EventFd>,
-    ) -> Self {
-        let signalled = queue.next_used();
-        Self {
-            queue,
-            memory,
+    ) -> Result<Self, QueueFault> {
+        let mut memory = QueueMemory::new(memory);
+        let mut rings = None;
+        if queue.ready() {
+            let size = usize::from(queue.size());
+            // Behind the elements lies the other side's event index.
+            let len = |element| size.saturating_mul(element).saturating_add(ELEMENTS + 2);
+            memory = memory.with_table(queue.desc_table(), queue.size())?;
+            rings = Some(Rings {
+                avail: memory.place(queue.avail_ring(), len(AVAIL_ELEMENT))?,
+                used: memory.place(queue.used_ring(), len(USED_ELEMENT))?,
+            });
+        }
+        Ok(Self {
+            memory: Arc::new(memory),
+            rings,
             interrupt,
             doorbell,
-            signalled,
-        }
+            available: queue.next_avail(),
+            signalled: queue.next_used(),
+            queue,
+        })
     }
 
     /// Whether the driver enabled this queue.
@@ -126,14 +157,10 @@ impl ActiveQueue {
         self.queue.size()
     }
 
-    /// The guest's memory.
-    pub fn memory(&self) -> &GuestRam {
+    /// The guest's memory, with this queue's chains in it: a clone of it lets a [popped](Self::pop) chain live while
+    /// the queue is used.
+    pub fn memory(&self) -> &Arc<QueueMemory> {
         &self.memory
-    }
-
-    /// Ring positions and addresses.
-    pub fn state(&self) -> QueueState {
-        self.queue.state()
     }
 
     /// Where the queue stands, for a snapshot.
@@ -165,10 +192,11 @@ impl ActiveQueue {
     }
 
     fn serve(&mut self, handle: &mut impl FnMut(Chain<'_>) -> Step) -> Result<Drained, QueueFault> {
+        let memory = Arc::clone(&self.memory);
         let mut budget = u32::from(self.size()).saturating_mul(BUDGET_IN_RINGS);
         loop {
             self.disable_notification()?;
-            while let Some(chain) = pop(&mut self.queue, &self.memory)? {
+            while let Some(chain) = self.pop(&memory)? {
                 if budget == 0 {
                     self.undo_pop(1);
                     return Ok(Drained::More);
@@ -200,56 +228,102 @@ impl ActiveQueue {
         }
     }
 
-    /// The next available chain, if there is one. `memory` is a clone of [`memory`](Self::memory), which lets the
-    /// chain live while the queue is used.
-    pub fn pop<'a>(&mut self, memory: &'a GuestRam) -> Result<Option<Chain<'a>>, QueueFault> {
-        pop(&mut self.queue, memory)
+    /// The next available chain, if there is one. `memory` is a clone of [`memory`](Self::memory).
+    pub fn pop<'a>(&mut self, memory: &'a QueueMemory) -> Result<Option<Chain<'a>>, QueueFault> {
+        let next = self.queue.next_avail();
+        if self.available == next {
+            self.available = self.look()?;
+        }
+        if self.available == next {
+            return Ok(None);
+        }
+        let offset = self.element(next, AVAIL_ELEMENT);
+        let head = self.rings()?.avail.load(offset, Ordering::Relaxed)?;
+        self.queue.set_next_avail(next.wrapping_add(1));
+        Ok(Chain::new(memory, head))
+    }
+
+    /// The driver's available index; what it counts can be read then (virtio 1.2 §2.7.13.1).
+    fn look(&self) -> Result<u16, QueueFault> {
+        let available = self.rings()?.avail.load(INDEX, Ordering::Acquire)?;
+        let (ahead, size) = (available.wrapping_sub(self.queue.next_avail()), self.size());
+        // A driver that claims more than there can be would have the same entries served again and again.
+        if ahead > size {
+            return Err(QueueFault::Index { ahead, size });
+        }
+        Ok(available)
+    }
+
+    /// Chains that the driver made available and that were not given back: at most the size of the queue.
+    pub fn outstanding(&self) -> Result<u16, QueueFault> {
+        let available = self.rings()?.avail.load(INDEX, Ordering::Relaxed)?;
+        Ok(available.wrapping_sub(self.queue.next_used()).min(self.size()))
+    }
+
+    fn rings(&self) -> Result<&Rings, QueueFault> {
+        match &self.rings {
+            Some(rings) => Ok(rings),
+            None => Err(QueueFault::Disabled),
+        }
+    }
+
+    /// Offset of the ring element that `index` counts.
+    fn element(&self, index: u16, len: usize) -> usize {
+        // The size is a power of two.
+        let slot = index & self.size().wrapping_sub(1);
+        usize::from(slot).wrapping_mul(len).wrapping_add(ELEMENTS)
+    }
+
+    /// Offset of what lies behind the elements of a ring.
+    fn behind(&self, element: usize) -> usize {
+        usize::from(self.size())
+            .wrapping_mul(element)
+            .wrapping_add(ELEMENTS)
     }
 
     /// Makes the last `count` popped chains available again.
     pub fn undo_pop(&mut self, count: u16) {
-        for _ in 0..count {
-            self.queue.go_to_previous_position();
-        }
+        self.queue
+            .set_next_avail(self.queue.next_avail().wrapping_sub(count));
     }
 
     /// Asks the driver not to ring the doorbell.
     pub fn disable_notification(&mut self) -> Result<(), QueueFault> {
-        self.queue
-            .disable_notification(&self.memory)
-            .map_err(QueueFault::Ring)
+        if self.queue.event_idx_enabled() {
+            // A driver rings once for each index it was asked for, which the device has passed.
+            return Ok(());
+        }
+        self.rings()?
+            .used
+            .store(FLAGS, USED_F_NO_NOTIFY, Ordering::Relaxed)
     }
 
     /// Asks the driver to ring the doorbell again; true when chains are available already.
     pub fn enable_notification(&mut self) -> Result<bool, QueueFault> {
-        self.queue
-            .enable_notification(&self.memory)
-            .map_err(QueueFault::Ring)
+        let Rings { avail, used } = self.rings()?;
+        let next = self.queue.next_avail();
+        if self.queue.event_idx_enabled() {
+            used.store(self.behind(USED_ELEMENT), next, Ordering::Relaxed)?;
+        } else {
+            used.store(FLAGS, 0, Ordering::Relaxed)?;
+        }
+        // The driver must see the wish before we look for the last time, or both sides may wait for each other.
+        fence(Ordering::SeqCst);
+        Ok(avail.load(INDEX, Ordering::Relaxed)? != next)
     }
 
     /// Gives back chains (head index, bytes written), which the driver sees all at once (virtio 1.2 §2.7.8).
     pub fn push_used(&mut self, used: &[(u16, u32)]) -> Result<(), QueueFault> {
-        let ring = GuestAddress(self.queue.used_ring());
-        let size = self.queue.size();
+        let ring = &self.rings()?.used;
         let mut next = self.queue.next_used();
         for &(head, len) in used {
-            let slot = u64::from(next.checked_rem(size).ok_or(QueueFault::Overflow)?);
-            let offset = slot
-                .checked_mul(USED_ELEMENT)
-                .and_then(|offset| offset.checked_add(RING_HEADER))
-                .ok_or(QueueFault::Overflow)?;
-            let element = ring.checked_add(offset).ok_or(QueueFault::Overflow)?;
-            let value = u64::from(head) | u64::from(len).wrapping_shl(32);
-            self.memory
-                .write_obj(value.to_le(), element)
-                .map_err(QueueFault::Memory)?;
+            let element = u64::from(head) | u64::from(len).wrapping_shl(32);
+            ring.write(self.element(next, USED_ELEMENT), element)?;
             next = next.wrapping_add(1);
         }
+        ring.store(INDEX, next, Ordering::Release)?;
         self.queue.set_next_used(next);
-        let index = ring.checked_add(2).ok_or(QueueFault::Overflow)?;
-        self.memory
-            .store(next.to_le(), index, Ordering::Release)
-            .map_err(QueueFault::Memory)
+        Ok(())
     }
 
     /// Interrupts the driver if chains were given back since the last call and it wants to know.
@@ -268,30 +342,14 @@ impl ActiveQueue {
     }
 
     fn wants_interrupt(&self, old: u16, next: u16) -> Result<bool, QueueFault> {
-        let ring = GuestAddress(self.queue.avail_ring());
+        let avail = &self.rings()?.avail;
         if !self.queue.event_idx_enabled() {
-            let flags: u16 = self
-                .memory
-                .load(ring, Ordering::Relaxed)
-                .map_err(QueueFault::Memory)?;
-            return Ok(u16::from_le(flags) & AVAIL_F_NO_INTERRUPT == 0);
+            return Ok(avail.load(FLAGS, Ordering::Relaxed)? & AVAIL_F_NO_INTERRUPT == 0);
         }
-        let offset = u64::from(self.queue.size())
-            .wrapping_mul(2)
-            .wrapping_add(RING_HEADER);
-        let address = ring.checked_add(offset).ok_or(QueueFault::Overflow)?;
-        let event: u16 = self
-            .memory
-            .load(address, Ordering::Relaxed)
-            .map_err(QueueFault::Memory)?;
-        let event = u16::from_le(event);
+        let event = avail.load(self.behind(AVAIL_ELEMENT), Ordering::Relaxed)?;
         // The driver wants an interrupt when the used index passes `event` (virtio 1.2 §2.7.7.2).
         Ok(next.wrapping_sub(event).wrapping_sub(1) < next.wrapping_sub(old))
     }
-}
-
-fn pop<'a>(queue: &mut Queue, memory: &'a GuestRam) -> Result<Option<Chain<'a>>, QueueFault> {
-    Ok(queue.iter(memory).map_err(QueueFault::Ring)?.next())
 }
 
 #[cfg(test)]

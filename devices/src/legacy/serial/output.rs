@@ -70,8 +70,10 @@ impl Output {
         for _ in 0..WRITES_PER_TURN {
             let len = self.pending.as_slices().0.len();
             if len == 0 {
-                // The memory is not needed any more: a slow sink is the exception.
-                self.pending = VecDeque::new();
+                // The memory is not needed any more: a slow sink is the exception. What one byte takes stays.
+                if self.pending.capacity() > RETRY_EVERY {
+                    self.pending = VecDeque::new();
+                }
                 return;
             }
             let done = self.write_now(len);

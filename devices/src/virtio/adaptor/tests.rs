@@ -65,7 +65,7 @@ impl VirtioDevice for Device {
         if self.faulty {
             return Err(DeviceFault::Queue {
                 index: 0,
-                source: QueueFault::Overflow,
+                source: QueueFault::Memory,
             });
         }
         Ok(())

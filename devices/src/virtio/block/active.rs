@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use super::engine::{Engine, Served, count};
 use super::{MAX_TRANSFER, QUEUE_SIZE};
-use crate::memory::GuestRam;
 use crate::virtio::queue::{ActiveQueue, QueueFault};
 
 /// Requests served before others get their turn: a ring that its driver refills while it is served.
@@ -14,15 +13,14 @@ const TURN_BYTES: u32 = MAX_TRANSFER;
 
 /// From DRIVER_OK to reset.
 pub(super) struct Active {
-    /// Shared with every transfer in flight.
-    pub(super) memory: Arc<GuestRam>,
+    /// Its memory is shared with every transfer in flight.
     pub(super) queue: ActiveQueue,
 }
 
 impl Active {
     /// Serves the queue until it is empty, the turn is over or something must be waited for. Does not interrupt.
     pub(super) fn drain(&mut self, engine: &mut Engine) -> Result<(), QueueFault> {
-        let memory = Arc::clone(&self.memory);
+        let memory = Arc::clone(self.queue.memory());
         let (mut requests, mut bytes) = (TURN_REQUESTS, TURN_BYTES);
         // What is over makes room for what is new.
         self.reap(engine)?;
@@ -70,7 +68,7 @@ impl Active {
 
     /// Gives back what the backend has finished.
     pub(super) fn reap(&mut self, engine: &mut Engine) -> Result<(), QueueFault> {
-        while let Some(used) = engine.reap(&self.memory) {
+        while let Some(used) = engine.reap(self.queue.memory()) {
             self.queue.push_used(&[used])?;
         }
         Ok(())

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use vm_memory::bitmap::Bitmap;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryError, VolatileSlice};
 
-use crate::memory::GuestRam;
+use crate::virtio::queue::{QueueMemory, RamSlice};
 
 /// What the host does with a buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub enum Access {
 /// device was reset or the microVM dropped its own reference.
 #[derive(Default)]
 pub struct GuestBuffers {
-    memory: Option<Arc<GuestRam>>,
+    memory: Option<Arc<QueueMemory>>,
     vectors: Vec<libc::iovec>,
     /// The first vector that is not used up.
     first: usize,
@@ -37,7 +37,7 @@ unsafe impl Send for GuestBuffers {}
 
 impl GuestBuffers {
     /// Empties the list and lets it point into `memory` from now on. Keeps its capacity.
-    pub fn begin(&mut self, memory: &Arc<GuestRam>) {
+    pub fn begin(&mut self, memory: &Arc<QueueMemory>) {
         self.vectors.clear();
         self.first = 0;
         self.remaining = 0;
@@ -51,26 +51,38 @@ impl GuestBuffers {
     /// Pages that the host will write into are marked dirty now; see
     /// [`quiesce`](crate::virtio::VirtioDevice::quiesce) for why that is early enough.
     pub fn push(&mut self, address: GuestAddress, len: u32, access: Access) -> Result<(), GuestMemoryError> {
-        let Some(memory) = &self.memory else {
+        let Self {
+            memory: Some(memory),
+            vectors,
+            remaining,
+            ..
+        } = self
+        else {
             return Err(GuestMemoryError::InvalidGuestAddress(address));
         };
-        let len = usize::try_from(len).unwrap_or(usize::MAX);
-        for slice in GuestMemoryBackend::get_slices(&**memory, address, len) {
-            let slice = slice?;
+        let mut add = |slice: RamSlice<'_>| {
             if access == Access::Write {
                 slice.bitmap().mark_dirty(0, slice.len());
             }
             let base = slice.ptr_guard_mut().as_ptr();
-            self.remaining = self.remaining.saturating_add(slice.len() as u64);
-            match self.vectors.last_mut() {
+            *remaining = remaining.saturating_add(slice.len() as u64);
+            match vectors.last_mut() {
                 Some(last) if last.iov_base.wrapping_byte_add(last.iov_len) == base.cast() => {
                     last.iov_len = last.iov_len.saturating_add(slice.len());
                 }
-                _ => self.vectors.push(libc::iovec {
+                _ => vectors.push(libc::iovec {
                     iov_base: base.cast(),
                     iov_len: slice.len(),
                 }),
             }
+        };
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
+        if let Some(slice) = memory.slice(address, len) {
+            add(slice);
+            return Ok(());
+        }
+        for slice in GuestMemoryBackend::get_slices(memory.ram(), address, len) {
+            add(slice?);
         }
         Ok(())
     }
@@ -161,10 +173,11 @@ mod tests {
     use vm_memory::Bytes;
 
     use super::*;
-    use crate::virtio::block::tests::tracked_memory;
+    use crate::virtio::testing::tracked_memory;
 
-    fn memory() -> Arc<GuestRam> {
-        Arc::new(tracked_memory(&[(0, 0x1000), (0x1000, 0x1000), (0x8000, 0x1000)]))
+    fn memory() -> Arc<QueueMemory> {
+        let ram = tracked_memory(&[(0, 0x1000), (0x1000, 0x1000), (0x8000, 0x1000)]);
+        Arc::new(QueueMemory::new(ram))
     }
 
     #[test]
@@ -179,7 +192,7 @@ mod tests {
         buffers.zero_rest();
         assert!(buffers.vectors().is_empty());
         let mut data = [9; 0x30];
-        memory.read_slice(&mut data, GuestAddress(0xff0)).unwrap();
+        memory.ram().read_slice(&mut data, GuestAddress(0xff0)).unwrap();
         assert_eq!(data[..0x18], [7; 0x18]);
         assert_eq!(data[0x18..], [0; 0x18]);
 

@@ -1,7 +1,6 @@
 //! The disk as its guest sees it.
 
 use std::os::fd::AsRawFd;
-use std::sync::Arc;
 
 use event_manager::EventSet;
 use serde::{Deserialize, Serialize};
@@ -219,10 +218,7 @@ impl VirtioDevice for Block {
         };
         self.engine.durable =
             self.cache == CacheMode::Writeback && activation.features & config::F_FLUSH == 0;
-        self.active = Some(Active {
-            memory: Arc::new(activation.memory),
-            queue,
-        });
+        self.active = Some(Active { queue });
         Ok(())
     }
 

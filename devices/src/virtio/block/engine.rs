@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::GuestAddress;
 
 use super::backend::{BlockBackend, Done, Job, Operation};
 use super::buffers::GuestBuffers;
@@ -12,11 +12,10 @@ use super::incident::Reporter;
 use super::metrics::BlockMetrics;
 use super::request::{Kind, Limits, Request, RequestError, RequestParser, STATUS_IOERR, STATUS_OK};
 use super::serial::SERIAL_SIZE;
-use crate::memory::GuestRam;
-use crate::rate_limiter::{RateLimiter, TokenKind};
-use crate::virtio::queue::Chain;
+use crate::rate_limiter::RateLimiter;
+use crate::virtio::queue::{Chain, QueueMemory};
 
-/// What a request without data weighs in a turn's budget, in bytes: waiting for a flush or making a hole takes about
+/// What an act without data weighs in a turn's budget, in bytes: waiting for a flush or making a hole takes about
 /// as long as copying this much.
 const WEIGHT_WITHOUT_DATA: u32 = 1 << 20;
 
@@ -58,7 +57,7 @@ pub(super) struct Engine {
 
 impl Engine {
     /// Serves one chain.
-    pub(super) fn serve(&mut self, memory: &Arc<GuestRam>, chain: Chain<'_>) -> Served {
+    pub(super) fn serve(&mut self, memory: &Arc<QueueMemory>, chain: Chain<'_>) -> Served {
         let Some(tag) = self.flights.next_tag() else {
             count(&mut self.metrics.io_engine_throttled_events, 1);
             return Served::Later;
@@ -70,7 +69,8 @@ impl Engine {
             (Ok(_), None) => return self.refuse(memory, RequestError::NoStatus),
             (Err(error), _) => return self.refuse(memory, error),
         };
-        if !self.within_limits(&request) {
+        let volume = self.volume(&request);
+        if !self.limiter.consume_request(volume.into()) {
             count(&mut self.metrics.rate_limiter_throttled_events, 1);
             return Served::Later;
         }
@@ -85,11 +85,7 @@ impl Engine {
             status,
             writable_len: self.parser.writable_len(),
         };
-        let weight = if is_transfer(request.kind) {
-            request.data_len
-        } else {
-            WEIGHT_WITHOUT_DATA
-        };
+        let weight = self.weight(&request, volume);
         match self.execute(tag, &request, buffers) {
             Some(done) => Served::Done {
                 len: self.finish(memory, &flight, done),
@@ -103,7 +99,7 @@ impl Engine {
     }
 
     /// A request in flight that is over: head of its chain and bytes written. `None` when there is none.
-    pub(super) fn reap(&mut self, memory: &GuestRam) -> Option<(u16, u32)> {
+    pub(super) fn reap(&mut self, memory: &QueueMemory) -> Option<(u16, u32)> {
         let done = self.backend.reap()?;
         let flight = self.flights.remove(done.tag)?;
         Some((flight.head, self.finish(memory, &flight, done)))
@@ -160,7 +156,7 @@ impl Engine {
     }
 
     /// Counts, tells the driver the status, and returns the bytes written into the chain.
-    fn finish(&mut self, memory: &GuestRam, flight: &Flight, done: Done) -> u32 {
+    fn finish(&mut self, memory: &QueueMemory, flight: &Flight, done: Done) -> u32 {
         let Done {
             result, mut buffers, ..
         } = done;
@@ -182,7 +178,7 @@ impl Engine {
     }
 
     /// Gives a request back that is not carried out. Its data stays as it is.
-    fn refuse(&mut self, memory: &GuestRam, error: RequestError) -> Served {
+    fn refuse(&mut self, memory: &QueueMemory, error: RequestError) -> Served {
         count(&mut self.metrics.invalid_reqs_count, 1);
         let written = self
             .parser
@@ -197,16 +193,28 @@ impl Engine {
         Served::Done { len, weight: 0 }
     }
 
-    fn within_limits(&mut self, request: &Request) -> bool {
-        if !self.limiter.consume(1, TokenKind::Ops) {
-            return false;
+    /// Bytes that the host may have to move. Zeroes count: not every host has a way around writing them.
+    fn volume(&self, request: &Request) -> u32 {
+        match request.kind {
+            Kind::Read | Kind::Write => request.data_len,
+            Kind::WriteZeroes => {
+                let lengths = self.parser.ranges().iter().map(|range| range.len);
+                u32::try_from(lengths.fold(0, u64::saturating_add)).unwrap_or(u32::MAX)
+            }
+            Kind::Flush | Kind::GetId | Kind::Discard => 0,
         }
-        let bytes = u64::from(request.data_len);
-        if is_transfer(request.kind) && !self.limiter.consume(bytes, TokenKind::Bytes) {
-            self.limiter.replenish(1, TokenKind::Ops);
-            return false;
-        }
-        true
+    }
+
+    /// What the request takes from its turn, in bytes of data.
+    fn weight(&self, request: &Request, volume: u32) -> u32 {
+        let acts = match request.kind {
+            Kind::Read | Kind::Write => 0,
+            Kind::Flush | Kind::GetId => 1,
+            Kind::Discard | Kind::WriteZeroes => {
+                u32::try_from(self.parser.ranges().len()).unwrap_or(u32::MAX)
+            }
+        };
+        volume.max(acts.saturating_mul(WEIGHT_WITHOUT_DATA))
     }
 
     fn count_success(&mut self, request: &Request) {
@@ -233,12 +241,8 @@ impl Engine {
     }
 }
 
-fn is_transfer(kind: Kind) -> bool {
-    matches!(kind, Kind::Read | Kind::Write)
-}
-
-fn write_status(memory: &GuestRam, address: GuestAddress, status: u8) -> Option<()> {
-    memory.write_obj(status, address).ok()
+fn write_status(memory: &QueueMemory, address: GuestAddress, status: u8) -> Option<()> {
+    memory.write(&[status], address).ok()
 }
 
 pub(super) fn count(counter: &mut u64, by: u64) {

@@ -18,8 +18,7 @@ use super::{
     MAX_DESCRIPTORS, MAX_DISCARD_RANGES, MAX_DISCARD_SECTORS, MAX_TRANSFER, MAX_WRITE_ZEROES_RANGES,
     MAX_WRITE_ZEROES_SECTORS, SECTOR_SIZE,
 };
-use crate::memory::GuestRam;
-use crate::virtio::queue::Chain;
+use crate::virtio::queue::{Chain, QueueMemory};
 
 /// VIRTIO_BLK_S_OK.
 pub const STATUS_OK: u8 = 0;
@@ -156,7 +155,7 @@ impl RequestParser {
     /// Takes in a chain of `memory` and says what it asks for.
     pub fn parse(
         &mut self,
-        memory: &GuestRam,
+        memory: &QueueMemory,
         chain: Chain<'_>,
         limits: &Limits,
     ) -> Result<Request, RequestError> {
@@ -190,7 +189,7 @@ impl RequestParser {
     /// Lets `buffers` be the data of the `request` that was parsed last.
     pub fn gather(
         &self,
-        memory: &Arc<GuestRam>,
+        memory: &Arc<QueueMemory>,
         request: &Request,
         buffers: &mut GuestBuffers,
     ) -> Result<(), RequestError> {
@@ -233,7 +232,7 @@ impl RequestParser {
 
     fn check(
         &mut self,
-        memory: &GuestRam,
+        memory: &QueueMemory,
         request_type: u32,
         sector: u64,
         limits: &Limits,
@@ -276,7 +275,7 @@ impl RequestParser {
 
     fn collect_ranges(
         &mut self,
-        memory: &GuestRam,
+        memory: &QueueMemory,
         kind: Kind,
         max_ranges: u32,
         limits: &Limits,

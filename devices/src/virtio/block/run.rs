@@ -1,9 +1,9 @@
 //! The bytes of a request, wherever its driver cut them into descriptors.
 
-use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryError};
+use vm_memory::{Address, GuestAddress, GuestMemoryError};
 
 use super::request::RequestError;
-use crate::memory::GuestRam;
+use crate::virtio::queue::QueueMemory;
 
 /// The bytes of one direction of a chain.
 #[derive(Default)]
@@ -58,7 +58,7 @@ impl Run {
     }
 
     /// Copies the 16 bytes after the first `skip`, of which there must be that many.
-    pub(super) fn copy(&self, memory: &GuestRam, skip: u32) -> Result<[u8; 16], RequestError> {
+    pub(super) fn copy(&self, memory: &QueueMemory, skip: u32) -> Result<[u8; 16], RequestError> {
         let mut data = [0; 16];
         let mut rest = data.as_mut_slice();
         self.pieces(skip, 16, |address, len| {
@@ -67,7 +67,7 @@ impl Run {
                 .split_at_mut_checked(len)
                 .ok_or(RequestError::NoHeader)?;
             rest = later;
-            memory.read_slice(piece, address).map_err(outside)
+            memory.read(piece, address).map_err(outside)
         })?;
         Ok(data)
     }

@@ -73,6 +73,9 @@ impl<D: VirtioDevice> MmioTransport<D> {
             self.metrics.activate_fails = self.metrics.activate_fails.saturating_add(1);
             self.needs_reset();
             self.report(&error);
+        } else if std::mem::take(&mut self.config_news) {
+            // A driver may have read the configuration before it said DRIVER_OK.
+            self.interrupt_config();
         }
     }
 
@@ -108,12 +111,8 @@ impl<D: VirtioDevice> MmioTransport<D> {
                     .build(*max_size, *position, event_index, &self.memory)
                     .ok_or(TransportError::QueueInvalid(index))?;
                 let interrupt = self.interrupt.clone();
-                Ok(ActiveQueue::new(
-                    queue,
-                    self.memory.clone(),
-                    interrupt,
-                    Arc::clone(event),
-                ))
+                ActiveQueue::new(queue, self.memory.clone(), interrupt, Arc::clone(event))
+                    .map_err(|_| TransportError::QueueInvalid(index))
             })
             .collect::<Result<_, _>>()?;
         Ok(Activation {
@@ -168,6 +167,7 @@ impl<D: VirtioDevice> MmioTransport<D> {
         // A driver that reads the configuration across a reset must not be fooled (virtio 1.2 §2.5.1).
         self.registers.config_generation = generation;
         self.interrupt.acknowledge(u32::MAX);
+        self.config_news = false;
     }
 
     /// Finishes what the device has in flight, before [`save`](crate::Snapshot::save).

@@ -50,7 +50,7 @@ pub const F_INDIRECT_DESC: u64 = 1 << 28;
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {
     /// The driver enabled a queue that cannot work; the device needs a reset.
-    #[error("queue {0} has rings that are misaligned or not inside guest memory")]
+    #[error("queue {0} has rings that are misaligned or not inside one region of guest memory")]
     QueueInvalid(usize),
     /// The device could not be started; it needs a reset.
     #[error("the device does not start")]
@@ -99,6 +99,8 @@ pub struct MmioTransport<D> {
     attached: Vec<u16>,
     registers: Registers,
     active: bool,
+    /// The configuration changed under a driver that is not ready for an interrupt yet.
+    config_news: bool,
     watch_generation: u64,
     metrics: TransportMetrics,
     fault_handler: Option<FaultHandler>,
@@ -126,6 +128,7 @@ impl<D: VirtioDevice> MmioTransport<D> {
             events,
             attached: Vec::new(),
             active: false,
+            config_news: false,
             watch_generation: 0,
             metrics: TransportMetrics::default(),
             fault_handler: None,
@@ -163,6 +166,8 @@ impl<D: VirtioDevice> MmioTransport<D> {
         self.registers.config_generation = self.registers.config_generation.wrapping_add(1);
         if self.active {
             self.interrupt_config();
+        } else {
+            self.config_news = true;
         }
     }
 

@@ -377,6 +377,26 @@ fn a_doorbell_written_on_the_bus_signals_the_event_of_its_queue() {
 }
 
 #[test]
+fn a_change_while_the_driver_starts_is_told_when_it_is_ready() {
+    let mut bench = bench();
+    bench.transport.config_changed();
+    let queue = MockQueue::new(&bench.memory, 0x1000, 8);
+    for changed in [false, true] {
+        let mut driver = bench.driver();
+        assert!(driver.negotiate(1), "resets, so the first change is no news");
+        driver.configure(0, &queue);
+        if changed {
+            bench.transport.config_changed();
+        }
+        assert_eq!(bench.line.take(), 0);
+        bench.driver().add_status(status::DRIVER_OK);
+        assert_eq!(bench.line.take(), u64::from(changed));
+        let expected = if changed { interrupt::CONFIG_CHANGE } else { 0 };
+        assert_eq!(bench.driver().read(offset::INTERRUPT_STATUS), expected);
+    }
+}
+
+#[test]
 fn the_configuration_space_takes_every_access_size() {
     let mut bench = bench();
     bench.transport.write(0x100, &[7; 8]);
@@ -557,7 +577,7 @@ fn a_real_device_works_through_the_registers() {
 
 #[test]
 fn errors_name_the_cause_without_repeating_it() {
-    let source = QueueFault::Overflow;
+    let source = QueueFault::Memory;
     let text = source.to_string();
     let error = TransportError::Device(DeviceFault::Queue { index: 3, source });
     assert!(!error.to_string().contains(&text));

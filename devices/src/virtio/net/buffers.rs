@@ -10,11 +10,11 @@
 //! that were taken, and a snapshot puts them back by counting.
 
 use std::collections::VecDeque;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
 
 use libc::iovec;
 use vm_memory::bitmap::Bitmap;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, VolatileSlice};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion, VolatileSlice};
 
 use super::backend::Scatter;
 use super::frame::{ChainError, PIECES_MAX, walk};
@@ -62,7 +62,7 @@ pub(super) struct ReceiveBuffers {
     /// Takes what a frame has beyond the held buffers.
     spill: Vec<u8>,
     used: Vec<(u16, u32)>,
-    /// Chains that were of no use, and why the last of them was.
+    /// Chains that were of no use.
     refused: u64,
 }
 
@@ -92,6 +92,11 @@ impl ReceiveBuffers {
     /// How many chains are held.
     pub(super) fn held(&self) -> u16 {
         u16::try_from(self.held.len()).unwrap_or(u16::MAX)
+    }
+
+    /// Chains refused since they were last taken.
+    pub(super) fn refused(&self) -> u64 {
+        self.refused
     }
 
     /// Chains refused since the last call.
@@ -130,7 +135,7 @@ impl ReceiveBuffers {
 
     /// A guest that adds useless chains as fast as they go back gets no more than one ring of them per call.
     fn take_chains(&mut self, queue: &mut ActiveQueue, len: usize) -> Result<Gathered, QueueFault> {
-        let memory = self.memory.clone();
+        let memory = Arc::clone(queue.memory());
         let wanted = if self.merge { len } else { 1 };
         for _ in 0..=queue.size() {
             self.give_back_useless(queue)?;
@@ -165,7 +170,7 @@ impl ReceiveBuffers {
         let (pieces, addresses) = (&mut self.pieces, &mut self.addresses);
         let limit = self.first.saturating_add(PIECES_MAX - 1);
         let mut len = 0u64;
-        let result = walk(&self.memory, chain.clone(), true, |address, piece| {
+        let result = walk(chain.clone(), true, |address, piece| {
             if pieces.len() >= limit {
                 return Err(ChainError::TooManyPieces);
             }
@@ -311,14 +316,7 @@ impl ReceiveBuffers {
 
     /// Notes, at a doorbell, how many chains the driver has given us.
     pub(super) fn note_peak(&mut self, queue: &ActiveQueue) -> Result<(), QueueFault> {
-        let state = queue.state();
-        let index = GuestAddress(state.avail_ring.wrapping_add(2));
-        let avail: u16 = self
-            .memory
-            .load(index, Ordering::Relaxed)
-            .map_err(QueueFault::Memory)?;
-        let outstanding = u16::from_le(avail).wrapping_sub(state.next_used);
-        self.peak = self.peak.max(outstanding.min(queue.size()));
+        self.peak = self.peak.max(queue.outstanding()?);
         Ok(())
     }
 

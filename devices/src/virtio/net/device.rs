@@ -233,8 +233,8 @@ impl<B: NetBackend> Net<B> {
             has(features, VIRTIO_NET_F_GUEST_CSUM),
         );
         Ok(Active {
-            receiver: Receiver::new(rx, memory.clone(), merge, checksum),
-            transmitter: Transmitter::new(tx, memory, features, self.mac),
+            receiver: Receiver::new(rx, memory, merge, checksum),
+            transmitter: Transmitter::new(tx, features, self.mac),
         })
     }
 }

@@ -8,8 +8,7 @@ use vm_memory::{GuestAddress, GuestMemoryBackend, VolatileSlice};
 
 use super::backend::Gather;
 use super::packet::{PREFIX_LEN, PacketError, Prefix, check_length};
-use crate::memory::GuestRam;
-use crate::virtio::queue::Chain;
+use crate::virtio::queue::{Chain, MAX_DESCRIPTORS, QueueMemory};
 
 /// Pieces that one `readv(2)` or `writev(2)` takes: UIO_MAXIOV. A driver needs some twenty.
 pub(super) const PIECES_MAX: usize = 1024;
@@ -29,19 +28,26 @@ pub enum ChainError {
     /// More pieces than one system call takes.
     #[error("more than {PIECES_MAX} pieces")]
     TooManyPieces,
+    /// More descriptors than any driver needs.
+    #[error("more than {MAX_DESCRIPTORS} descriptors")]
+    TooManyDescriptors,
 }
 
 /// Hands every piece of a chain's buffers to `take`, with its address in the guest.
 ///
 /// All buffers must be writable by the device if `writable`, and readable otherwise.
 pub(super) fn walk(
-    memory: &GuestRam,
     chain: Chain<'_>,
     writable: bool,
     mut take: impl FnMut(GuestAddress, iovec) -> Result<(), ChainError>,
 ) -> Result<(), ChainError> {
+    let memory = chain.memory();
     let mut complete = false;
-    for descriptor in chain {
+    for (count, descriptor) in chain.enumerate() {
+        // Empty buffers make no pieces, but each costs time.
+        if count >= MAX_DESCRIPTORS {
+            return Err(ChainError::TooManyDescriptors);
+        }
         if descriptor.is_write_only() != writable {
             return Err(ChainError::Direction(if writable { "read" } else { "write" }));
         }
@@ -50,13 +56,13 @@ pub(super) fn walk(
         if len == 0 {
             continue;
         }
-        if let Ok(slice) = memory.get_slice(address, len) {
+        if let Some(slice) = memory.slice(address, len) {
             take(address, as_iovec(&slice))?;
             continue;
         }
         // A buffer across the boundary of two regions.
         let mut address = address;
-        for slice in memory.get_slices(address, len) {
+        for slice in memory.ram().get_slices(address, len) {
             let slice = slice.map_err(|_| ChainError::Outside)?;
             take(address, as_iovec(&slice))?;
             address = GuestAddress(address.0.wrapping_add(slice.len() as u64));
@@ -88,11 +94,7 @@ impl OutgoingRoom {
     }
 
     /// Takes the pieces of `chain`.
-    pub(super) fn load<'a>(
-        &'a mut self,
-        memory: &'a GuestRam,
-        chain: Chain<'_>,
-    ) -> Result<OutgoingFrame<'a>, ChainError> {
+    pub(super) fn load<'a>(&'a mut self, chain: Chain<'a>) -> Result<OutgoingFrame<'a>, ChainError> {
         let pieces = &mut self.0;
         pieces.clear();
         pieces.push(iovec {
@@ -100,7 +102,7 @@ impl OutgoingRoom {
             iov_len: 0,
         });
         let mut len = 0u64;
-        walk(memory, chain, false, |_, piece| {
+        walk(chain, false, |_, piece| {
             if pieces.len() >= PIECES_MAX {
                 return Err(ChainError::TooManyPieces);
             }
@@ -121,7 +123,7 @@ impl OutgoingRoom {
 pub(super) struct OutgoingFrame<'a> {
     pieces: &'a mut [iovec],
     len: u64,
-    memory: PhantomData<&'a GuestRam>,
+    memory: PhantomData<&'a QueueMemory>,
 }
 
 impl OutgoingFrame<'_> {

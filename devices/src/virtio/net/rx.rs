@@ -19,7 +19,7 @@ use super::metrics::{NetMetrics, count};
 use super::packet::{FRAME_MAX, PREFIX_LEN};
 use super::{NOTIFY_BYTES, NOTIFY_FRAMES, TURN_BYTES, TURN_FRAMES};
 use crate::memory::GuestRam;
-use crate::rate_limiter::{RateLimiter, TokenKind};
+use crate::rate_limiter::RateLimiter;
 use crate::virtio::queue::{ActiveQueue, QueueFault, QueuePosition};
 
 /// What receiving uses of the host.
@@ -52,18 +52,6 @@ enum Turn {
 enum Delivery {
     Done,
     Wait,
-}
-
-/// Takes the tokens of one frame of `len` bytes, or none.
-pub(super) fn consume(limiter: &mut RateLimiter, len: u64) -> bool {
-    if !limiter.consume(1, TokenKind::Ops) {
-        return false;
-    }
-    let granted = limiter.consume(len, TokenKind::Bytes);
-    if !granted {
-        limiter.replenish(1, TokenKind::Ops);
-    }
-    granted
 }
 
 pub(super) struct Receiver {
@@ -125,7 +113,8 @@ impl Receiver {
     fn receive<B: NetBackend>(&mut self, host: &mut Host<'_, B>) -> Result<Turn, QueueFault> {
         let (mut bytes, mut unannounced, mut unannounced_bytes) = (0usize, 0u32, 0usize);
         for _ in 0..TURN_FRAMES {
-            if bytes >= TURN_BYTES {
+            // A guest that keeps adding useless buffers pays with its own turn, too.
+            if bytes >= TURN_BYTES || self.buffers.refused() > self.queue.size().into() {
                 return Ok(Turn::More);
             }
             let mut frame = match self.frame.take() {
@@ -218,7 +207,7 @@ impl Receiver {
                 return Ok(Delivery::Done);
             }
         }
-        if !consume(host.limiter, frame.len as u64) {
+        if !host.limiter.consume_request(frame.len as u64) {
             count(&mut host.metrics.rx_rate_limiter_throttled, 1);
             return Ok(Delivery::Wait);
         }

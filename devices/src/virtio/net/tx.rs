@@ -4,9 +4,8 @@ use super::backend::NetBackend;
 use super::frame::OutgoingRoom;
 use super::metrics::{NetMetrics, count};
 use super::packet::{MacAddress, PacketError, Prefix};
-use super::rx::{Host, consume};
+use super::rx::Host;
 use super::{TURN_BYTES, TURN_FRAMES};
-use crate::memory::GuestRam;
 use crate::virtio::queue::{ActiveQueue, Chain, QueueFault, QueuePosition, Step};
 
 pub(super) struct Transmitter {
@@ -16,18 +15,16 @@ pub(super) struct Transmitter {
 
 /// What sending needs beside the queue.
 struct Sender {
-    memory: GuestRam,
     room: OutgoingRoom,
     features: u64,
     mac: Option<MacAddress>,
 }
 
 impl Transmitter {
-    pub(super) fn new(queue: ActiveQueue, memory: GuestRam, features: u64, mac: Option<MacAddress>) -> Self {
+    pub(super) fn new(queue: ActiveQueue, features: u64, mac: Option<MacAddress>) -> Self {
         Self {
             queue,
             sender: Sender {
-                memory,
                 room: OutgoingRoom::new(),
                 features,
                 mac,
@@ -78,7 +75,7 @@ impl Transmitter {
 impl Sender {
     /// Sends or drops the frame in a chain and returns how many bytes went out; `None` when it must wait.
     fn send<B: NetBackend>(&mut self, chain: Chain<'_>, host: &mut Host<'_, B>) -> Option<usize> {
-        let Ok(mut frame) = self.room.load(&self.memory, chain) else {
+        let Ok(mut frame) = self.room.load(chain) else {
             count(&mut host.metrics.tx_fails, 1);
             return Some(0);
         };
@@ -93,7 +90,7 @@ impl Sender {
                 return Some(0);
             }
         };
-        if !consume(host.limiter, len) {
+        if !host.limiter.consume_request(len) {
             count(&mut host.metrics.tx_rate_limiter_throttled, 1);
             return None;
         }

@@ -1,6 +1,9 @@
 #![allow(clippy::arithmetic_side_effects)]
 
+mod places;
+
 use virtio_queue::desc::split::Descriptor;
+use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
 use crate::virtio::testing::{
@@ -15,8 +18,11 @@ struct Bench {
 }
 
 fn bench(size: u16, event_index: bool) -> Bench {
-    let memory = guest_memory(0x10_0000);
-    let driver = MockQueue::new(&memory, 0x1000, size);
+    bench_in(&guest_memory(0x10_0000), 0x1000, size, event_index)
+}
+
+fn bench_in(memory: &GuestRam, base: u64, size: u16, event_index: bool) -> Bench {
+    let driver = MockQueue::new(memory, base, size);
     let line = CountingLine::shared();
     let (device, doorbell) = driver.activate(line.clone(), event_index);
     Bench {
@@ -221,7 +227,7 @@ fn an_available_index_beyond_the_ring_is_a_fault_after_what_was_good() {
         driver.set_avail_index(1000);
         Step::Used(0)
     });
-    assert!(matches!(drained, Err(QueueFault::Ring(_))));
+    assert!(matches!(drained, Err(QueueFault::Index { ahead: 999, size: 8 })));
     assert_eq!(bench.line.take(), 1, "the good one is announced");
     assert_eq!(bench.driver.used().len(), 1);
 }
@@ -232,7 +238,8 @@ fn malformed_chains_end_and_are_given_back() {
     let indirect_in_indirect = |bench: &mut Bench| {
         bench
             .device
-            .memory
+            .memory()
+            .ram()
             .write_obj(
                 Descriptor::new(table, 16, DESC_F_INDIRECT, 0),
                 GuestAddress(table),
@@ -244,7 +251,8 @@ fn malformed_chains_end_and_are_given_back() {
         let looped = Descriptor::new(0x9000, 1, DESC_F_NEXT, 0);
         bench
             .device
-            .memory
+            .memory()
+            .ram()
             .write_obj(looped, GuestAddress(table))
             .unwrap();
         Descriptor::new(table, 16 * 65_535, DESC_F_INDIRECT, 0)
@@ -356,13 +364,31 @@ fn several_buffers_can_be_given_back_at_once() {
 }
 
 #[test]
+fn chains_put_back_are_handed_out_again_after_the_driver_added_more() {
+    let mut bench = bench(4, false);
+    let chains = Arc::clone(bench.device.memory());
+    bench.add(2);
+    let first = bench.device.pop(&chains).unwrap().unwrap().head_index();
+    bench.device.undo_pop(1);
+    bench.add(2);
+    let mut pop = || Some(bench.device.pop(&chains).unwrap()?.head_index());
+    let heads: Vec<_> = std::iter::from_fn(&mut pop).collect();
+    assert_eq!(heads, [first, 1, 2, 3]);
+    assert_eq!(bench.device.outstanding().unwrap(), 4);
+}
+
+#[test]
 fn a_disabled_queue_stays_silent() {
     let memory = guest_memory(0x1000);
     let doorbell = Arc::new(EventFd::new(libc::EFD_NONBLOCK).unwrap());
-    let mut queue = ActiveQueue::new(Queue::new(8).unwrap(), memory, CountingLine::shared(), doorbell);
+    let mut queue =
+        ActiveQueue::new(Queue::new(8).unwrap(), memory, CountingLine::shared(), doorbell).unwrap();
     assert!(!queue.ready());
     assert_eq!(
         queue.drain(|_| panic!("there is no chain")).unwrap(),
         Drained::Empty
     );
+    let chains = Arc::clone(queue.memory());
+    assert!(matches!(queue.pop(&chains), Err(QueueFault::Disabled)));
+    assert!(matches!(queue.push_used(&[(0, 0)]), Err(QueueFault::Disabled)));
 }

@@ -3,10 +3,10 @@
 use event_manager::EventSet;
 use serde::{Deserialize, Serialize};
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{Address, Bytes};
+use vm_memory::Address;
 
 use super::backend::{HostRandom, RandomSource};
-use crate::rate_limiter::{RateLimiter, RateLimiterState, TokenKind};
+use crate::rate_limiter::{RateLimiter, RateLimiterState};
 use crate::state::{Metered, RestoreError, Snapshot};
 use crate::virtio::device::{ActivateError, Activation, BackendEvent, DeviceFault, VirtioDevice};
 use crate::virtio::mmio::{F_EVENT_IDX, F_INDIRECT_DESC};
@@ -100,7 +100,7 @@ impl<S: RandomSource> Rng<S> {
                 return Step::Later;
             }
             let wanted = room(&chain).min(left);
-            if !admit(rate_limiter, wanted) {
+            if !rate_limiter.consume_request(u64::try_from(wanted).unwrap_or(u64::MAX)) {
                 metrics.entropy_rate_limiter_throttled =
                     metrics.entropy_rate_limiter_throttled.saturating_add(1);
                 return Step::Later;
@@ -121,18 +121,6 @@ impl<S: RandomSource> Rng<S> {
 fn room(chain: &Chain<'_>) -> usize {
     let lengths = writable(chain).map(|descriptor| to_usize(descriptor.len()));
     lengths.fold(0, usize::saturating_add).min(MAX_REQUEST)
-}
-
-/// Both limits must agree, or neither is charged.
-fn admit(limiter: &mut RateLimiter, bytes: usize) -> bool {
-    if !limiter.consume(1, TokenKind::Ops) {
-        return false;
-    }
-    let admitted = limiter.consume(u64::try_from(bytes).unwrap_or(u64::MAX), TokenKind::Bytes);
-    if !admitted {
-        limiter.replenish(1, TokenKind::Ops);
-    }
-    admitted
 }
 
 /// Writes `wanted` random bytes into the chain, or as many as there are and fit; returns how many.
@@ -174,7 +162,7 @@ fn write_random(
             source.fill(bytes).map_err(|_| (given, FillError::Source))?;
             chain
                 .memory()
-                .write_slice(bytes, address)
+                .write(bytes, address)
                 .map_err(|_| (given, FillError::Memory))?;
             given = given.saturating_add(len);
             left = left.saturating_sub(len);

@@ -16,11 +16,13 @@
 mod driver;
 
 use std::io;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{Queue, QueueT};
+use vm_memory::bitmap::AtomicBitmap;
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{Bytes, GuestAddress, GuestRegionMmap};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -47,13 +49,24 @@ pub fn guest_memory(size: usize) -> GuestRam {
 
 /// Guest memory in several regions, each an address and a size.
 pub fn guest_memory_ranges(ranges: &[(u64, usize)]) -> GuestRam {
-    let region = |(address, size): &(u64, usize)| {
-        let mapping = MmapRegionBuilder::new_with_bitmap(*size, None)
+    regions(ranges, false)
+}
+
+/// Guest memory in several regions, each an address and a size, that tracks dirty pages of 4 KiB.
+pub fn tracked_memory(ranges: &[(u64, usize)]) -> GuestRam {
+    regions(ranges, true)
+}
+
+fn regions(ranges: &[(u64, usize)], tracked: bool) -> GuestRam {
+    let region = |&(address, size): &(u64, usize)| {
+        let page = NonZeroUsize::new(4096).unwrap();
+        let bitmap = tracked.then(|| AtomicBitmap::new(size, page));
+        let mapping = MmapRegionBuilder::new_with_bitmap(size, bitmap)
             .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
             .with_mmap_flags(libc::MAP_ANONYMOUS | libc::MAP_PRIVATE | libc::MAP_NORESERVE)
             .build()
             .unwrap();
-        GuestRegionMmap::new(mapping, GuestAddress(*address)).unwrap()
+        GuestRegionMmap::new(mapping, GuestAddress(address)).unwrap()
     };
     GuestRam::from_regions(ranges.iter().map(region).collect()).unwrap()
 }
@@ -179,7 +192,7 @@ impl MockQueue {
         queue.set_event_idx(event_index);
         let doorbell = Arc::new(EventFd::new(EFD_NONBLOCK).unwrap());
         (
-            ActiveQueue::new(queue, self.memory.clone(), line, doorbell.clone()),
+            ActiveQueue::new(queue, self.memory.clone(), line, doorbell.clone()).unwrap(),
             doorbell,
         )
     }

@@ -8,6 +8,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::*;
 use crate::virtio::block::{Done, GuestBuffers, Job, Operation};
+use crate::virtio::queue::QueueMemory;
 
 /// A backend that finishes nothing until it is told to.
 #[derive(Clone, Default)]
@@ -155,7 +156,7 @@ fn a_new_file_gets_no_requests_that_were_meant_for_the_old_one() {
 fn guest_memory_stays_mapped_until_the_kernel_is_done_with_it() {
     let file = disk_file(SECTORS);
     let mut backend = UringBackend::open(file.as_path(), false).unwrap();
-    let memory = Arc::new(guest_memory(MEMORY));
+    let memory = Arc::new(QueueMemory::new(guest_memory(MEMORY)));
     let weak = Arc::downgrade(&memory);
     let mut buffers = GuestBuffers::default();
     buffers.begin(&memory);
@@ -187,7 +188,7 @@ fn guest_memory_stays_mapped_until_the_kernel_is_done_with_it() {
 #[test]
 fn a_backend_that_is_dropped_waits_for_its_requests() {
     let file = disk_file(SECTORS);
-    let memory = Arc::new(guest_memory(MEMORY));
+    let memory = Arc::new(QueueMemory::new(guest_memory(MEMORY)));
     let mut backend = UringBackend::open(file.as_path(), false).unwrap();
     for tag in 0..200 {
         let mut buffers = GuestBuffers::default();
@@ -210,14 +211,14 @@ fn a_backend_that_is_dropped_waits_for_its_requests() {
     drop(backend);
     assert_eq!(Arc::strong_count(&memory), 1);
     let mut last = vec![0; 4096];
-    vm_memory::Bytes::read_slice(&*memory, &mut last, GuestAddress(199 * 4096)).unwrap();
+    memory.read(&mut last, GuestAddress(199 * 4096)).unwrap();
     assert_eq!(last, pattern_at(0, 4096));
 }
 
 #[test]
 fn a_tag_in_use_is_refused_and_the_first_request_stays() {
     let file = disk_file(SECTORS);
-    let memory = Arc::new(guest_memory(MEMORY));
+    let memory = Arc::new(QueueMemory::new(guest_memory(MEMORY)));
     let mut backend = UringBackend::open(file.as_path(), false).unwrap();
     let job = || {
         let mut buffers = GuestBuffers::default();

@@ -53,6 +53,21 @@ fn requests_beyond_the_limit_wait_for_the_timer() {
 }
 
 #[test]
+fn zeroes_count_as_bytes_and_discards_do_not() {
+    for (kind, served) in [(WRITE_ZEROES, 2), (DISCARD, 3)] {
+        let mut machine = limited(Engine::Sync, Some(bucket(1024, 10_000)), None);
+        for _ in 0..3 {
+            let request = [header(kind, 0), range(0, 1, 0)].concat();
+            let request = machine.queue.readable(&request);
+            let status = machine.queue.writable(1);
+            machine.queue.add(&[request, status]);
+        }
+        machine.block.process_queue(0).unwrap();
+        assert_eq!(machine.queue.used().len(), served, "type {kind}");
+    }
+}
+
+#[test]
 fn a_request_larger_than_the_bucket_still_goes_through() {
     let mut machine = limited(Engine::Sync, Some(bucket(512, 100)), None);
     assert_eq!(machine.read(0, 4096).status(), OK);
@@ -118,4 +133,25 @@ fn a_turn_ends_after_so_many_bytes_and_the_doorbell_rings_for_the_next() {
     assert_eq!(machine.queue.used().len(), 1);
     assert!(doorbell.read().is_err(), "the last turn ends by itself");
     assert_eq!(machine.block.metrics().remaining_reqs_count, 2);
+}
+
+#[test]
+fn a_turn_ends_after_so_many_zeroes_and_ranges() {
+    // 64 MiB of zeroes each, and a dozen ranges of one sector each: the ranges weigh as much as a dozen flushes.
+    let zeroes = [header(WRITE_ZEROES, 0), range(0, 1 << 17, 1)].concat();
+    let discard = [header(DISCARD, 0), range(0, 1, 0).repeat(12)].concat();
+    for (request, per_turn) in [(zeroes, 1), (discard, 6)] {
+        let mut machine = Machine::new(Options {
+            sectors: 1 << 17,
+            ..Default::default()
+        });
+        for _ in 0..10 {
+            let request = machine.queue.readable(&request);
+            let status = machine.queue.writable(1);
+            machine.queue.add(&[request, status]);
+        }
+        machine.block.process_queue(0).unwrap();
+        assert_eq!(machine.queue.used().len(), per_turn);
+        assert_eq!(machine.block.metrics().remaining_reqs_count, 1);
+    }
 }

@@ -13,22 +13,19 @@ mod requests;
 mod snapshot;
 mod transport;
 
-use std::num::NonZeroUsize;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use event_manager::EventSet;
-use vm_memory::bitmap::AtomicBitmap;
-use vm_memory::mmap::MmapRegionBuilder;
-use vm_memory::{GuestAddress, GuestRegionMmap};
+use vm_memory::GuestAddress;
 use vmm_sys_util::tempfile::TempFile;
 
 use super::backend::BlockBackend;
 use super::{Block, BlockConfig, CacheMode, FileBackend, UringBackend, config as features};
 use crate::memory::GuestRam;
 use crate::state::Metered;
-use crate::virtio::testing::{Buffer, CountingLine, MockQueue, guest_memory};
+use crate::virtio::testing::{Buffer, CountingLine, MockQueue, guest_memory, tracked_memory};
 use crate::virtio::{Activation, VirtioDevice};
 
 const IN: u32 = 0;
@@ -63,20 +60,6 @@ impl Engine {
             Self::Async => Box::new(UringBackend::open(path, read_only).unwrap()),
         }
     }
-}
-
-/// Guest memory of these regions (address, size) that tracks dirty pages.
-pub(super) fn tracked_memory(regions: &[(u64, usize)]) -> GuestRam {
-    let region = |&(address, size): &(u64, usize)| {
-        let bitmap = AtomicBitmap::new(size, NonZeroUsize::new(4096).unwrap());
-        let mapping = MmapRegionBuilder::new_with_bitmap(size, Some(bitmap))
-            .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-            .with_mmap_flags(libc::MAP_ANONYMOUS | libc::MAP_PRIVATE)
-            .build()
-            .unwrap();
-        GuestRegionMmap::new(mapping, GuestAddress(address)).unwrap()
-    };
-    GuestRam::from_regions(regions.iter().map(region).collect()).unwrap()
 }
 
 /// What byte `position` of the test disk holds at first.

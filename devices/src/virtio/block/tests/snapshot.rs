@@ -60,7 +60,8 @@ fn a_disk_goes_on_where_it_was_saved_with_requests_waiting() {
         virtio_queue::QueueT::set_next_used(&mut queue, positions[0].next_used);
         let doorbell = Arc::new(vmm_sys_util::eventfd::EventFd::new(libc::EFD_NONBLOCK).unwrap());
         let queue =
-            crate::virtio::ActiveQueue::new(queue, machine.memory.clone(), machine.line.clone(), doorbell);
+            crate::virtio::ActiveQueue::new(queue, machine.memory.clone(), machine.line.clone(), doorbell)
+                .unwrap();
         let features = restored.features();
         restored
             .activate(Activation {

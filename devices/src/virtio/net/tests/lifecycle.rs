@@ -143,6 +143,7 @@ fn both_queues_are_needed() {
                 rig.line.clone(),
                 rig.bells[index].clone(),
             )
+            .unwrap()
         });
         let activation = Activation {
             memory: rig.memory.clone(),
@@ -198,7 +199,7 @@ fn a_restored_device_goes_on_where_the_saved_one_was() {
                 let mut queue = mock.queue();
                 queue.set_next_avail(position.next_avail);
                 queue.set_next_used(position.next_used);
-                ActiveQueue::new(queue, rig.memory.clone(), rig.line.clone(), bell.clone())
+                ActiveQueue::new(queue, rig.memory.clone(), rig.line.clone(), bell.clone()).unwrap()
             });
     let activation = Activation {
         memory: rig.memory.clone(),

@@ -32,7 +32,7 @@ const COMMON: u64 =
 const EVENT_INDEX: u64 = 1 << VIRTIO_RING_F_EVENT_IDX;
 const MEMORY: usize = 32 << 20;
 
-/// What a backend does before it sends.
+/// What a backend does before it sends or receives.
 type Hook = Box<dyn FnMut() + Send>;
 
 #[derive(Default)]
@@ -43,6 +43,7 @@ struct Cable {
     receive_error: Option<i32>,
     send_error: Option<i32>,
     before_send: Option<Hook>,
+    before_receive: Option<Hook>,
 }
 
 /// A network in memory. Clones share it.
@@ -86,6 +87,9 @@ impl NetBackend for Wire {
         self.cable(|cable| {
             if let Some(error) = cable.receive_error {
                 return Err(io::Error::from_raw_os_error(error));
+            }
+            if let Some(hook) = &mut cable.before_receive {
+                hook();
             }
             let frame = cable.incoming.pop_front().ok_or(io::ErrorKind::WouldBlock)?;
             Ok(into.write(&frame))

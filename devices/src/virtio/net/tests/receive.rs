@@ -1,12 +1,9 @@
-use std::num::NonZeroUsize;
-
-use vm_memory::bitmap::{AtomicBitmap, Bitmap};
-use vm_memory::mmap::MmapRegionBuilder;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
+use vm_memory::bitmap::Bitmap;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use super::*;
 use crate::rate_limiter::BucketConfig;
-use crate::virtio::testing::Used;
+use crate::virtio::testing::{Used, tracked_memory};
 
 /// Puts together what the driver got in `used`, whose buffers all have one piece; `buffers` by head.
 fn collect(rig: &Rig, buffers: &[Buffer], used: &[Used]) -> Vec<u8> {
@@ -250,6 +247,20 @@ fn useless_buffers_go_back_empty_and_the_others_work() {
 }
 
 #[test]
+fn a_buffer_of_more_descriptors_than_any_driver_needs_is_useless() {
+    let mut rig = Rig::new(COMMON);
+    let mut pieces = vec![rig.rx.writable(0); 1024];
+    pieces.push(rig.rx.writable(200));
+    let useless = rig.rx.add_indirect(&pieces);
+    rig.add_rx(&[200]);
+    rig.wire.offer(&frame(80, 0));
+    rig.arrive();
+    let lens: Vec<_> = rig.rx.used().iter().map(|used| (used.head, used.len)).collect();
+    assert_eq!(lens, [(useless, 0), (useless + 1, 80)]);
+    assert_eq!(rig.counters().rx_fails, 1);
+}
+
+#[test]
 fn a_driver_that_did_not_ask_for_checksum_flags_gets_none() {
     for (features, flags) in [(COMMON, 3), (MERGE, 0)] {
         let mut rig = Rig::new(features);
@@ -276,6 +287,31 @@ fn a_flood_leaves_others_their_turn() {
     assert_eq!(rig.rx.used().len(), 256 - TURN_FRAMES as usize);
     assert_eq!(rig.wire.waiting(), 0);
     assert!(rig.line.take() <= 256 / 16, "far fewer interrupts than frames");
+}
+
+#[test]
+fn a_guest_that_keeps_adding_useless_buffers_does_not_hold_the_loop() {
+    let mut rig = Rig::with(config(Some(MAC)), 0, 16);
+    let useless = rig.rx.readable(&[0; 64]);
+    let useful = rig.rx.writable(1526);
+    for buffer in [[useless; 15].as_slice(), &[useful]].concat() {
+        rig.rx.add(&[buffer]);
+    }
+    // Another vCPU makes the whole ring available again and again, without a look at what comes back.
+    let (memory, index) = (rig.memory.clone(), GuestAddress(rig.rx.avail_ring() + 2));
+    rig.wire.cable(|cable| {
+        cable.before_receive = Some(Box::new(move || {
+            let available: u16 = memory.read_obj(index).unwrap();
+            memory.write_obj(available.wrapping_add(16), index).unwrap();
+        }));
+    });
+    for seed in 0..40 {
+        rig.wire.offer(&frame(60, seed));
+    }
+    rig.net.process_backend(0, event_manager::EventSet::IN).unwrap();
+    assert!(rig.wire.waiting() > 30, "{} frames are left", rig.wire.waiting());
+    rig.settle();
+    assert_eq!(rig.wire.waiting(), 0, "it goes on in its next turns");
 }
 
 #[test]
@@ -341,14 +377,7 @@ fn frames_over_the_rate_wait_for_the_timer() {
 
 #[test]
 fn pages_that_a_frame_touched_are_dirty_and_no_others() {
-    let bitmap = AtomicBitmap::new(MEMORY, NonZeroUsize::new(4096).unwrap());
-    let mapping = MmapRegionBuilder::new_with_bitmap(MEMORY, Some(bitmap))
-        .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-        .with_mmap_flags(libc::MAP_ANONYMOUS | libc::MAP_PRIVATE | libc::MAP_NORESERVE)
-        .build()
-        .unwrap();
-    let region = GuestRegionMmap::new(mapping, GuestAddress(0)).unwrap();
-    let memory = GuestRam::from_regions(vec![region]).unwrap();
+    let memory = tracked_memory(&[(0, MEMORY)]);
     let dirty = |memory: &GuestRam, page: u64| {
         let region = memory.find_region(GuestAddress(0)).unwrap();
         region.bitmap().dirty_at((page * 4096) as usize)

@@ -53,6 +53,21 @@ fn empty_pieces_do_no_harm() {
 }
 
 #[test]
+fn a_chain_of_more_descriptors_than_any_driver_needs_is_not_walked_to_its_end() {
+    let mut rig = Rig::new(COMMON);
+    let sent = frame(90, 0);
+    for (empty, frames) in [(1000, 1), (1024, 0)] {
+        let mut pieces = vec![rig.tx.readable(&[]); empty];
+        pieces.push(rig.tx.readable(&sent));
+        let head = rig.tx.add_indirect(&pieces);
+        rig.ring(TX);
+        assert_eq!(rig.wire.take_sent().len(), frames, "{empty}");
+        assert_eq!(rig.tx.used(), [Used { head, len: 0 }]);
+    }
+    assert_eq!(rig.counters().tx_fails, 1);
+}
+
+#[test]
 fn spoofed_frames_are_dropped_and_counted() {
     let mut rig = Rig::new(COMMON);
     rig.send(&frame_from([2, 2, 2, 2, 2, 2], 60, 0));
