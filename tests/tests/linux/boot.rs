@@ -1,9 +1,11 @@
 //! Boot: the kernels, sizes and tables that must boot, and the ways a guest ends.
 
+use koya_tests::bench::linux::base64;
+use serde_json::json;
+
 use crate::guest::{Guest, Kernel};
 use crate::report::Report;
 use crate::support::{MIB, noise, sha256};
-use serde_json::json;
 
 /// What a kernel calls the loader that started it (Documentation/arch/x86/boot.rst, type_of_loader): KVM's PVH entry,
 /// and an unregistered loader.
@@ -148,7 +150,8 @@ fn reset_by_reboot_and_by_panic_ends_with_exit_code_0() {
         .finish();
     assert_eq!(report.found("cpus"), "1");
 
-    let guest = Guest::initramfs(Kernel::Ours).argument("koya.run=ZWNobyBjID4gL3Byb2Mvc3lzcnEtdHJpZ2dlcg==");
+    let crash = base64(b"echo c > /proc/sysrq-trigger");
+    let guest = Guest::initramfs(Kernel::Ours).argument(&format!("koya.run={crash}"));
     let report = guest.start().finish();
     assert!(
         report

@@ -31,17 +31,10 @@ impl Report {
 
     /// A word of the line in which the initial RAM disk says where it is: `kernel`, `cpus` or `memory`, in KiB.
     pub fn found(&self, what: &str) -> &str {
-        let line = self
-            .0
-            .lines()
-            .find_map(|line| line.trim().strip_prefix("koya-guest: kernel="));
-        let line = line.unwrap_or_else(|| panic!("init did not say where it is\n--- console\n{}", self.0));
-        let line = format!("kernel={line}");
-        let word = line
-            .split(' ')
-            .find_map(|word| word.strip_prefix(what)?.strip_prefix('='));
-        let start = self.0.find(word.unwrap()).unwrap();
-        &self.0[start..start + word.unwrap().len()]
+        let line = self.0.lines().find(|line| line.contains("koya-guest: kernel="));
+        let mut words = line.unwrap_or_default().split(' ');
+        let word = words.find_map(|word| word.strip_prefix(what)?.strip_prefix('='));
+        word.unwrap_or_else(|| panic!("init did not say {what}\n--- console\n{}", self.0))
     }
 }
 

@@ -1,7 +1,6 @@
 //! The first phase: memory, a VM around it, and the guest's interrupt controller.
 
 use std::sync::{Arc, Mutex};
-use std::thread::{self, Builder};
 
 use koya_devices::legacy::IoApic;
 use koya_devices::{GuestRam, InterruptLine};
@@ -31,27 +30,13 @@ impl Frame {
     pub fn new(resources: &Resources, gate: Arc<Gate>, end: Arc<EndLine>) -> Result<Self, StartError> {
         let machine = &resources.machine;
         let host = KvmHost::open()?;
-        let topology = Topology::new(machine.vcpu_count, machine.smt);
-        let plan = MemoryPlan {
+        let memory = memory::map(MemoryPlan {
             mib: machine.mem_size_mib,
             huge_pages: machine.huge_pages,
             track_dirty_pages: machine.track_dirty_pages,
-        };
-        let (cpuid, vm) = thread::scope(|scope| {
-            // KVM executes CPUID for each leaf that it lists, and on a host that is a VM itself each one traps:
-            // that takes as long as creating the VM does, so both are done at once.
-            let list = || GuestCpuid::new(host.kvm(), topology);
-            let listing = Builder::new().name("cpuid".to_owned()).spawn_scoped(scope, list);
-            let vm = create_vm(&host, plan);
-            // Without a thread to be had, or after a panic in it, it is done here.
-            let cpuid = listing
-                .ok()
-                .and_then(|listing| listing.join().ok())
-                .unwrap_or_else(list);
-            (cpuid, vm)
-        });
-        let (memory, vm) = vm?;
-        let cpuid = cpuid?;
+        })?;
+        let vm = Arc::new(host.create_vm(&memory)?);
+        let cpuid = GuestCpuid::new(host.kvm(), Topology::new(machine.vcpu_count, machine.smt))?;
         let ioapic = Arc::new(Mutex::new(IoApic::new(Box::new(RoutingTable::new(vm.clone())))));
         Ok(Self {
             memory,
@@ -67,11 +52,4 @@ impl Frame {
     pub(super) fn line(&self, gsi: u32) -> Result<Arc<dyn InterruptLine>, StartError> {
         Ok(Arc::new(IrqfdLine::new(&self.vm, gsi)?))
     }
-}
-
-/// Maps memory and creates a VM around it.
-fn create_vm(host: &KvmHost, plan: MemoryPlan) -> Result<(GuestRam, Arc<Vm>), StartError> {
-    let memory = memory::map(plan)?;
-    let vm = Arc::new(host.create_vm(&memory)?);
-    Ok((memory, vm))
 }
