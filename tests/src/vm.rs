@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 pub const PATIENCE: Duration = Duration::from_secs(60);
 /// Console output kept for the message of a failed test.
 const KEPT: usize = 8 << 20;
+/// Output shown in the message of a failed test.
+const SHOWN: usize = 4 << 10;
 
 /// A path that the environment must name.
 ///
@@ -159,6 +161,15 @@ impl Output {
 
     fn lock(&self) -> MutexGuard<'_, Collected> {
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The end of a text, as much as a person reads, and how much is before it.
+fn ending(text: &str) -> String {
+    let start = text.ceil_char_boundary(text.len().saturating_sub(SHOWN));
+    match text.split_at_checked(start) {
+        Some((before, end)) if !before.is_empty() => format!("[{} bytes before] {end}", before.len()),
+        _ => text.to_owned(),
     }
 }
 
@@ -306,12 +317,12 @@ impl Vm {
         );
     }
 
-    /// Console and log, for the message of a failed test.
+    /// Log and console, for the message of a failed test: of each the end, where the trouble is.
     pub fn transcript(&self) -> String {
         format!(
-            "--- console\n{}\n--- log\n{}",
-            self.console.text(),
-            self.log.text()
+            "--- log\n{}\n--- console\n{}",
+            ending(&self.log.text()),
+            ending(&self.console.text())
         )
     }
 }
