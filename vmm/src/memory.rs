@@ -11,6 +11,8 @@ use vm_memory::{GuestRegionMmap, MmapRegion};
 
 /// Bytes of a MiB.
 const MIB: u64 = 1 << 20;
+/// Bytes of a huge page.
+const HUGE_PAGE: usize = 2 << 20;
 
 /// Guest memory cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -72,15 +74,17 @@ pub fn map(plan: MemoryPlan) -> Result<GuestRam, MemoryError> {
     };
     let mut regions = Vec::new();
     for (start, len) in memory_ranges(wanted_mib.saturating_mul(MIB)) {
-        let bitmap = plan.track_dirty_pages.then(|| AtomicBitmap::with_len(len));
-        let mapping = MmapRegionBuilder::new_with_bitmap(len, bitmap)
-            .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-            .with_mmap_flags(flags)
-            .build()
-            .map_err(|error| match error {
-                MmapRegionError::Mmap(source) => failed(source),
-                other => failed(io::Error::new(io::ErrorKind::InvalidInput, other)),
-            })?;
+        let mapping = map_aligned(|| {
+            let bitmap = plan.track_dirty_pages.then(|| AtomicBitmap::with_len(len));
+            MmapRegionBuilder::new_with_bitmap(len, bitmap)
+                .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+                .with_mmap_flags(flags)
+                .build()
+        })
+        .map_err(|error| match error {
+            MmapRegionError::Mmap(source) => failed(source),
+            other => failed(io::Error::new(io::ErrorKind::InvalidInput, other)),
+        })?;
         if plan.huge_pages == HugePages::Transparent {
             merge_pages(&mapping).map_err(failed)?;
         }
@@ -90,6 +94,24 @@ pub fn map(plan: MemoryPlan) -> Result<GuestRam, MemoryError> {
         regions.push(region);
     }
     GuestRam::from_regions(regions).map_err(MemoryError::Layout)
+}
+
+/// Maps a region where 2 MiB pages of the guest and of the host coincide, if it can: only then does the host back
+/// the guest by huge pages, of which a boot touches a few dozen instead of thousands of small ones.
+///
+/// Linux aligns large mappings by itself from 6.7 on. Before, it puts each mapping right below the last one, so that
+/// a filler of the right size makes the next one fit.
+fn map_aligned<B: Bitmap>(
+    map: impl Fn() -> Result<MmapRegion<B>, MmapRegionError>,
+) -> Result<MmapRegion<B>, MmapRegionError> {
+    let mapping = map()?;
+    let excess = mapping.as_ptr().addr() & (HUGE_PAGE - 1);
+    if excess == 0 || mapping.size() < HUGE_PAGE {
+        return Ok(mapping);
+    }
+    drop(mapping);
+    let _filler: MmapRegion = MmapRegionBuilder::new(excess).build()?;
+    map()
 }
 
 /// A guest's memory is not for whoever reads the monitor's core dump.
@@ -123,7 +145,7 @@ fn host_memory() -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+    use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
 
     use super::*;
 
@@ -144,6 +166,17 @@ mod tests {
     }
 
     #[test]
+    fn huge_pages_of_guest_and_host_coincide() {
+        // Pushes the next mapping off its alignment where the kernel does not care for it.
+        let _page: MmapRegion = MmapRegionBuilder::new(4096).build().unwrap();
+        let ram = map(plan(4096)).unwrap();
+        for region in ram.iter() {
+            let host = region.get_host_address(MemoryRegionAddress(0)).unwrap();
+            assert_eq!(host.addr() % HUGE_PAGE, 0);
+        }
+    }
+
+    #[test]
     fn more_than_the_host_has_is_refused() {
         let error = map(plan(1 << 30)).unwrap_err();
         assert!(
@@ -160,7 +193,6 @@ mod tests {
 
     #[test]
     fn writes_are_tracked_only_on_request() {
-        use vm_memory::GuestMemoryRegion;
         use vm_memory::bitmap::Bitmap;
         for track_dirty_pages in [false, true] {
             let ram = map(MemoryPlan {
