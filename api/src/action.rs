@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{
     BootSource, Drive, DriveUpdate, Entropy, Logger, MachineConfig, MachineConfigUpdate, Metrics,
-    NetworkInterface, NetworkInterfaceUpdate, Serial, VmConfig,
+    NetworkInterface, NetworkInterfaceUpdate, Serial, VmConfig, Vsock,
 };
 use crate::error::ActionError;
 use crate::instance::{InstanceInfo, VersionInfo};
@@ -48,6 +48,8 @@ pub enum Action {
     PutMetrics(Metrics),
     /// Add an entropy device.
     PutEntropy(Entropy),
+    /// Add a socket device.
+    PutVsock(Vsock),
     /// Say where the serial console's output goes.
     PutSerial(Serial),
 }
@@ -89,6 +91,7 @@ impl Action {
             | Self::PutLogger(_)
             | Self::PutMetrics(_)
             | Self::PutEntropy(_)
+            | Self::PutVsock(_)
             | Self::PutSerial(_) => When::BeforeStart,
             Self::PatchDrive(_)
             | Self::PatchNetworkInterface(_)

@@ -46,6 +46,9 @@ pub enum ActionError {
     /// The entropy device cannot be set up.
     #[error("Entropy config error")]
     Entropy(#[source] Cause),
+    /// The socket device cannot be set up.
+    #[error("Vsock config error")]
+    Vsock(#[source] Cause),
     /// The serial console cannot be set up.
     #[error("Serial config error")]
     Serial(#[source] Cause),

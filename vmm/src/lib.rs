@@ -9,6 +9,7 @@
 pub mod boot_timer;
 pub mod cli;
 pub mod console;
+mod descriptors;
 pub mod ending;
 pub mod event_loop;
 pub mod exit;

@@ -218,6 +218,14 @@ impl Monitor {
         }
     }
 
+    /// Removes what the microVM's devices have put into the host's file system: the process ends without dropping them.
+    pub fn remove_names(&mut self) {
+        match &mut self.phase {
+            Phase::Configuring(resources) => resources.vsock = None,
+            Phase::Started { running, .. } => running.remove_names(),
+        }
+    }
+
     /// Gives the terminal back, if it was the guest's.
     pub fn release_terminal(&mut self) {
         if let Phase::Started { terminal, .. } = &mut self.phase {
@@ -369,6 +377,10 @@ impl Monitor {
                 .resources()?
                 .set_entropy(config)
                 .map_err(|error| ActionError::Entropy(Box::new(error))),
+            Action::PutVsock(config) => self
+                .resources()?
+                .set_vsock(config)
+                .map_err(|error| ActionError::Vsock(Box::new(error))),
             Action::PutSerial(config) => self
                 .resources()?
                 .set_serial(config)

@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 
 use koya_api::config::{
     BootSource, Drive, DriveBackend, DriveConfigError, Entropy, IoEngine, MachineConfig, NetworkConfigError,
-    NetworkInterface, PathError, Serial, VmConfig,
+    NetworkInterface, PathError, Serial, VmConfig, Vsock as VsockSection,
 };
 use koya_boot::{Cmdline, CmdlineError};
 use koya_devices::virtio::block::{BlockBackend, BlockError, FileBackend, UringBackend};
 use koya_devices::virtio::net::{Tap, TapError};
+use koya_devices::virtio::vsock::{Vsock, VsockConfig, VsockError};
 
 /// The command line of a guest whose configuration has none: Firecracker's, for its clients' guests to find what
 /// they know.
@@ -84,9 +85,12 @@ pub enum ResourceError {
     },
     /// No more interrupts.
     #[error(
-        "a microVM has at most {MAX_DEVICES} devices: drives, network interfaces and the entropy device together"
+        "a microVM has at most {MAX_DEVICES} devices: drives, network interfaces, the entropy and the socket device together"
     )]
     TooManyDevices,
+    /// The socket device cannot listen.
+    #[error("Cannot create backend for vsock device")]
+    Vsock(#[source] VsockError),
     /// A limit on the console's output.
     #[error("serial: rate_limiter is not supported yet; leave it out")]
     SerialLimit,
@@ -128,6 +132,14 @@ pub struct OpenNetwork {
     pub tap: Tap,
 }
 
+/// An opened socket device.
+pub struct OpenVsock {
+    /// Its description.
+    pub config: VsockSection,
+    /// It listens already.
+    pub device: Vsock,
+}
+
 /// Everything that a guest is made of.
 #[derive(Default)]
 pub struct Resources {
@@ -141,6 +153,8 @@ pub struct Resources {
     pub networks: Vec<OpenNetwork>,
     /// The entropy device.
     pub entropy: Option<Entropy>,
+    /// The socket device.
+    pub vsock: Option<OpenVsock>,
     /// Where the serial console's output goes, when not to standard output.
     pub serial: Serial,
     /// The opened file of it.
@@ -225,6 +239,24 @@ impl Resources {
         Ok(())
     }
 
+    /// Adds the socket device, or replaces it, and listens.
+    pub fn set_vsock(&mut self, config: VsockSection) -> Result<(), ResourceError> {
+        config.validate()?;
+        if self.vsock.is_none() {
+            self.check_room()?;
+        }
+        crate::descriptors::allow_many();
+        // The old one's socket may be at the same path.
+        self.vsock = None;
+        let device = Vsock::new(VsockConfig {
+            guest_cid: config.guest_cid,
+            uds_path: config.uds_path.clone(),
+        })
+        .map_err(ResourceError::Vsock)?;
+        self.vsock = Some(OpenVsock { config, device });
+        Ok(())
+    }
+
     /// Opens the serial console's output file.
     pub fn set_serial(&mut self, config: Serial) -> Result<(), ResourceError> {
         config.validate()?;
@@ -261,6 +293,7 @@ impl Resources {
                 .map(|network| network.config.clone())
                 .collect(),
             entropy: self.entropy,
+            vsock: self.vsock.as_ref().map(|vsock| vsock.config.clone()),
             serial: (self.serial != Serial::default()).then(|| self.serial.clone()),
             ..VmConfig::default()
         }
@@ -287,6 +320,7 @@ impl Resources {
                 .map(|network| resources.set_network(network.clone())),
         );
         results.extend(config.entropy.map(|entropy| resources.set_entropy(entropy)));
+        results.extend(config.vsock.clone().map(|vsock| resources.set_vsock(vsock)));
         results.extend(config.serial.clone().map(|serial| resources.set_serial(serial)));
         for error in results.into_iter().filter_map(Result::err) {
             log::warn!("after a failed start: {}", koya_api::one_line(&error));
@@ -297,6 +331,7 @@ impl Resources {
     fn check_room(&self) -> Result<(), ResourceError> {
         let taken = self.drives.len().saturating_add(self.networks.len());
         let taken = taken.saturating_add(usize::from(self.entropy.is_some()));
+        let taken = taken.saturating_add(usize::from(self.vsock.is_some()));
         if taken < MAX_DEVICES {
             Ok(())
         } else {

@@ -158,6 +158,7 @@ fn try_run(options: &Options) -> Result<Ending, RunError> {
     // Whoever sends a signal wants the process gone, not its output complete.
     monitor.0.borrow().stop(!matches!(ending, Ok(Ending::Signal(_))));
     monitor.0.borrow_mut().release_terminal();
+    monitor.0.borrow_mut().remove_names();
     if let Err(error) = monitor.0.borrow_mut().flush_metrics() {
         log::warn!("cannot write the metrics: {error}");
     }

@@ -19,6 +19,7 @@ mod path;
 mod rate_limiter;
 mod serial;
 mod vm;
+mod vsock;
 
 pub use boot_source::BootSource;
 pub use drive::{CacheType, Drive, DriveBackend, DriveConfigError, DriveUpdate, IoEngine};
@@ -38,3 +39,4 @@ pub use path::{PathError, check_path};
 pub use rate_limiter::{RateLimiter, TokenBucket};
 pub use serial::Serial;
 pub use vm::{VmConfig, VmConfigError};
+pub use vsock::Vsock;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     BootSource, Drive, DriveConfigError, Entropy, Logger, MachineConfig, MachineConfigError, Metrics,
-    NetworkConfigError, NetworkInterface, NotYet, PathError, Serial, check_file_id,
+    NetworkConfigError, NetworkInterface, NotYet, PathError, Serial, Vsock, check_file_id,
 };
 use crate::action::Action;
 
@@ -39,9 +39,8 @@ pub struct VmConfig {
     /// The network interfaces, in the order in which the guest sees them.
     #[serde(default)]
     pub network_interfaces: Vec<NetworkInterface>,
-    /// Not supported yet.
-    #[serde(default)]
-    pub vsock: NotYet,
+    /// The socket device, if there is one.
+    pub vsock: Option<Vsock>,
     /// The entropy device, if there is one.
     pub entropy: Option<Entropy>,
     /// Not supported yet.
@@ -113,6 +112,10 @@ impl VmConfig {
             .as_ref()
             .map_or(Ok(()), Serial::validate)
             .map_err(path("serial"))?;
+        self.vsock
+            .as_ref()
+            .map_or(Ok(()), Vsock::validate)
+            .map_err(path("vsock"))?;
         self.validate_drives()?;
         self.validate_interfaces()
     }
@@ -185,6 +188,7 @@ impl VmConfig {
                 .map(Action::PutNetworkInterface),
         );
         actions.extend(self.entropy.map(Action::PutEntropy));
+        actions.extend(self.vsock.map(Action::PutVsock));
         actions.extend(self.serial.map(Action::PutSerial));
         actions
     }
@@ -246,14 +250,7 @@ mod tests {
 
     #[test]
     fn parts_we_lack_are_refused_by_name() {
-        for key in [
-            "balloon",
-            "cpu-config",
-            "mmds-config",
-            "vsock",
-            "pmem",
-            "memory-hotplug",
-        ] {
+        for key in ["balloon", "cpu-config", "mmds-config", "pmem", "memory-hotplug"] {
             for value in ["{\"a\":1}", "[1]", "\"x\"", "true", "7"] {
                 let text = format!(r#"{{"boot-source":{{"kernel_image_path":"k"}},"{key}":{value}}}"#);
                 let err = json::from_slice::<VmConfig>(text.as_bytes())
@@ -298,7 +295,8 @@ mod tests {
     #[test]
     fn actions_come_with_the_log_first() {
         let text = r#"{"boot-source":{"kernel_image_path":"k"},"logger":{"log_path":"l"},"entropy":{},
-                       "serial":{"serial_out_path":"s"},"machine-config":{"vcpu_count":1,"mem_size_mib":64}}"#;
+                       "serial":{"serial_out_path":"s"},"machine-config":{"vcpu_count":1,"mem_size_mib":64},
+                       "vsock":{"guest_cid":3,"uds_path":"v"}}"#;
         let actions = parse(text).into_actions();
         assert!(matches!(
             actions.as_slice(),
@@ -307,6 +305,7 @@ mod tests {
                 Action::PutMachineConfig(_),
                 Action::PutBootSource(_),
                 Action::PutEntropy(_),
+                Action::PutVsock(_),
                 Action::PutSerial(_)
             ]
         ));

@@ -114,6 +114,7 @@ fn shapes() -> BTreeMap<&'static str, Shape> {
         ("Metrics", shape::<Metrics>()),
         ("Entropy", shape::<Entropy>()),
         ("Serial", shape::<Serial>()),
+        ("Vsock", shape::<Vsock>()),
         ("VmConfig", shape::<VmConfig>()),
     ])
 }

@@ -13,6 +13,7 @@ pub mod queue;
 pub mod rng;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod vsock;
 
 pub use adaptor::Adaptor;
 pub use device::{ActivateError, Activation, BackendEvent, DeviceFault, VirtioDevice};

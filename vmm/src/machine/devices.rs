@@ -9,6 +9,7 @@ use koya_devices::virtio::block::{Block, BlockBackend};
 use koya_devices::virtio::mmio::MmioTransport;
 use koya_devices::virtio::net::{LimitUpdate, Net, Tap};
 use koya_devices::virtio::rng::Rng;
+use koya_devices::virtio::vsock::Vsock;
 
 use super::limits::limiter_update;
 use super::running::UpdateError;
@@ -22,6 +23,7 @@ pub(super) struct Devices {
     pub drives: Vec<(String, Shared<Block>)>,
     pub networks: Vec<(String, Shared<Net<Tap>>)>,
     pub entropy: Option<Shared<Rng>>,
+    pub vsock: Option<Shared<Vsock>>,
     pub serial: Arc<Mutex<Serial>>,
     pub i8042: Arc<Mutex<I8042>>,
 }
@@ -84,6 +86,13 @@ impl Devices {
         transport.device().kick().map_err(UpdateError::Device)
     }
 
+    /// Removes what devices have put into the host's file system.
+    pub fn remove_names(&self) {
+        if let Some(vsock) = &self.vsock {
+            lock(vsock).device_mut().remove_name();
+        }
+    }
+
     /// Takes the counters of every device.
     pub fn report(&self, report: &mut Report) {
         for (id, drive) in &self.drives {
@@ -97,6 +106,10 @@ impl Devices {
         if let Some(entropy) = &self.entropy {
             report.add("entropy", &lock(entropy).device_mut().take_metrics());
             report.add_device("mmio", "entropy", &lock(entropy).take_metrics());
+        }
+        if let Some(vsock) = &self.vsock {
+            report.add("vsock", &lock(vsock).device_mut().take_metrics());
+            report.add_device("mmio", "vsock", &lock(vsock).take_metrics());
         }
         report.add("uart", &lock(&self.serial).take_metrics());
         report.add("i8042", &lock(&self.i8042).take_metrics());

@@ -122,6 +122,11 @@ impl Running {
         &self.devices.serial
     }
 
+    /// Removes what devices have put into the host's file system.
+    pub fn remove_names(&self) {
+        self.devices.remove_names();
+    }
+
     /// Takes the counters of every device.
     pub fn report(&self, report: &mut Report) {
         self.devices.report(report);

@@ -61,6 +61,7 @@ impl Frame {
                 drives: Vec::new(),
                 networks: Vec::new(),
                 entropy: None,
+                vsock: None,
                 serial,
                 i8042,
             },
@@ -87,6 +88,9 @@ impl Frame {
         if let Some(entropy) = resources.entropy {
             let limiter = limiter(entropy.rate_limiter).map_err(StartError::device("the entropy device"))?;
             wired.devices.entropy = Some(wired.add_virtio("the entropy device", Rng::new(limiter))?);
+        }
+        if let Some(vsock) = resources.vsock {
+            wired.devices.vsock = Some(wired.add_virtio("the socket device", vsock.device)?);
         }
         Ok(wired)
     }

@@ -156,9 +156,9 @@ fn a_part_that_is_not_there_yet() {
         config(
             "hello",
             "",
-            json!({ "vsock": { "guest_cid": 3, "uds_path": "v.sock" } }),
+            json!({ "balloon": { "amount_mib": 3, "deflate_on_oom": true } }),
         )
         .to_string(),
-        &["vm.json", "vsock", "not supported yet", "leave it out"],
+        &["vm.json", "balloon", "not supported yet", "leave it out"],
     );
 }

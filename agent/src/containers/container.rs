@@ -1,0 +1,393 @@
+//! One container, from created to removed.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use koya_proto::v1::{self, CreateRequest, ExecRequest, Exit, Status};
+use protobuf::{EnumOrUnknown, MessageField};
+
+use super::cgroup::{Cgroup, is_unified};
+use super::config::{Config, parse_process};
+use super::process::check_signal;
+use super::rootfs::Bundle;
+use super::{Ground, Process};
+use crate::children::{Child, Ended};
+use crate::error::{Result, deadline as passed, exists, invalid, limit, not_found, runtime, state, storage};
+use crate::helper::{Call, Done, Request};
+use crate::streams::{Console, Stdio};
+use crate::sys::{Deadline, lock};
+use std::sync::Arc;
+
+/// Processes of Exec that a container may have, ended ones among them: their
+/// exit codes are kept to be asked for, the oldest given up first.
+const MAX_EXECS: usize = 1024;
+
+/// What can be done with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Created,
+    Running,
+    Paused,
+    /// Being removed, or half removed.
+    Removing,
+}
+
+struct Exec {
+    number: u64,
+    /// None: being started.
+    process: Option<Arc<Process>>,
+}
+
+/// A container.
+pub struct Container {
+    id: String,
+    phase: Mutex<Phase>,
+    bundle: Mutex<Bundle>,
+    bundle_path: String,
+    cgroup: Cgroup,
+    init: Arc<Process>,
+    execs: Mutex<BTreeMap<String, Exec>>,
+    next_exec: AtomicU64,
+}
+
+impl Container {
+    /// Makes a container whose first process waits to be started.
+    pub fn create(ground: &Ground, request: &CreateRequest, deadline: Deadline) -> Result<Self> {
+        if !is_unified() {
+            return Err(runtime("find the cgroup v2 tree at /sys/fs/cgroup")(
+                std::io::Error::from_raw_os_error(libc::ENOENT),
+            ));
+        }
+        let id = request.id.clone();
+        let cgroup = Cgroup::of(&ground.cgroup, &id);
+        let bundle = Bundle::make(ground.bundles.join(&id), request.root.get_or_default())?;
+        let config = Config::parse(&request.config, &bundle.root().to_string_lossy(), cgroup.name())?;
+        fs::write(bundle.path().join("config.json"), config.to_bytes())
+            .map_err(|error| storage("write config.json", error))?;
+        let (stdio, ends) =
+            Stdio::prepare(&ground.broker, request.stdio.get_or_default(), config.terminal())?;
+        let console = config
+            .terminal()
+            .then(|| Console::listen(bundle.path()))
+            .transpose()?;
+        let claiming = ground.children.claiming();
+        let job = Request::Create {
+            id: id.clone(),
+            bundle: bundle.path().to_path_buf(),
+            root: ground.runtime.clone(),
+            console: console.as_ref().map(|console| console.path().to_path_buf()),
+        };
+        let call = Call {
+            children: &ground.children,
+            request: &job,
+            ends: Some(ends),
+            deadline,
+        };
+        // Whatever fails from here on, the runtime may have begun something.
+        let init = call.run().and_then(|done| {
+            let terminal = console.map(Console::accept).transpose()?;
+            let child = claiming.claim(done.pid).map_err(runtime("watch the container"))?;
+            connect(child, stdio, terminal)
+        });
+        let init = match init {
+            Ok(init) => init,
+            Err(error) => {
+                let _ = clean_up(ground, &id, &cgroup, Deadline::after(CLEAN_UP));
+                return Err(error);
+            }
+        };
+        Ok(Self {
+            id,
+            phase: Mutex::new(Phase::Created),
+            bundle_path: bundle.path().to_string_lossy().into_owned(),
+            bundle: Mutex::new(bundle),
+            cgroup,
+            init,
+            execs: Mutex::default(),
+            next_exec: AtomicU64::new(0),
+        })
+    }
+
+    /// Its id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Its first process.
+    pub fn init(&self) -> &Process {
+        &self.init
+    }
+
+    /// A process of it; an empty name is the first one's.
+    pub fn process(&self, exec: &str) -> Result<Arc<Process>> {
+        if exec.is_empty() {
+            return Ok(Arc::clone(&self.init));
+        }
+        let process = lock(&self.execs).get(exec).and_then(|exec| exec.process.clone());
+        process.ok_or_else(|| not_found(format!("no process '{exec}' in container '{}'", self.id)))
+    }
+
+    /// Has its first process run its program.
+    pub fn start(&self, ground: &Ground, deadline: Deadline) -> Result<()> {
+        let mut phase = lock(&self.phase);
+        self.want(*phase, Status::STATUS_CREATED, "started")?;
+        let job = Request::Start {
+            id: self.id.clone(),
+            root: ground.runtime.clone(),
+        };
+        Call {
+            children: &ground.children,
+            request: &job,
+            ends: None,
+            deadline,
+        }
+        .run()?;
+        *phase = Phase::Running;
+        Ok(())
+    }
+
+    /// Runs another process.
+    pub fn exec(&self, ground: &Ground, request: &ExecRequest, deadline: Deadline) -> Result<u32> {
+        let (process, terminal) = parse_process(&request.process)?;
+        self.want(*lock(&self.phase), Status::STATUS_RUNNING, "exec'd into")?;
+        let (stdio, ends) = Stdio::prepare(&ground.broker, request.stdio.get_or_default(), terminal)?;
+        self.reserve(&request.exec_id)?;
+        let job = Request::Exec {
+            init: self.init.pid(),
+            cgroup: self.cgroup.path().to_path_buf(),
+            process,
+            size: stdio.size(),
+        };
+        let claiming = ground.children.claiming();
+        let call = Call {
+            children: &ground.children,
+            request: &job,
+            ends: Some(ends),
+            deadline,
+        };
+        let started = call.run().and_then(|Done { pid, terminal }| {
+            let child = claiming.claim(pid).map_err(runtime("watch the process"))?;
+            connect(child, stdio, terminal)
+        });
+        let mut execs = lock(&self.execs);
+        match started {
+            Ok(process) => {
+                let pid = process.pid();
+                if let Some(exec) = execs.get_mut(&request.exec_id) {
+                    exec.process = Some(process);
+                }
+                Ok(pid)
+            }
+            Err(error) => {
+                execs.remove(&request.exec_id);
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes a name for a process, giving up the oldest ended one if need be.
+    fn reserve(&self, name: &str) -> Result<()> {
+        let ended = |exec: &Exec| {
+            exec.process
+                .as_ref()
+                .is_some_and(|process| process.ended().is_some())
+        };
+        let mut execs = lock(&self.execs);
+        if execs.get(name).is_some_and(|exec| !ended(exec)) {
+            return Err(exists(format!(
+                "a process '{name}' runs in container '{}' already",
+                self.id
+            )));
+        }
+        if execs.len() >= MAX_EXECS {
+            let oldest = execs
+                .iter()
+                .filter(|(_, exec)| ended(exec))
+                .min_by_key(|(_, exec)| exec.number);
+            let Some(oldest) = oldest.map(|(name, _)| name.clone()) else {
+                return Err(limit(format!(
+                    "{MAX_EXECS} processes run in container '{}', which is the most",
+                    self.id
+                )));
+            };
+            execs.remove(&oldest);
+        }
+        let number = self.next_exec.fetch_add(1, Ordering::Relaxed);
+        execs.insert(
+            name.to_owned(),
+            Exec {
+                number,
+                process: None,
+            },
+        );
+        Ok(())
+    }
+
+    /// Sends a signal to one process, or to all.
+    pub fn signal(&self, exec: &str, signal: u32, all: bool) -> Result<()> {
+        if !all {
+            return self.process(exec)?.signal(signal);
+        }
+        if !exec.is_empty() {
+            return Err(invalid(
+                "all is set, and so is exec_id; a signal goes to one process or to all",
+            ));
+        }
+        self.cgroup.signal_all(check_signal(signal)?)
+    }
+
+    /// Freezes it.
+    pub fn pause(&self, deadline: Deadline) -> Result<()> {
+        let mut phase = lock(&self.phase);
+        self.want(*phase, Status::STATUS_RUNNING, "paused")?;
+        if let Err(error) = self.cgroup.freeze(true, deadline) {
+            let _ = self.cgroup.freeze(false, Deadline::after(CLEAN_UP));
+            return Err(error);
+        }
+        *phase = Phase::Paused;
+        Ok(())
+    }
+
+    /// Thaws it.
+    pub fn resume(&self, deadline: Deadline) -> Result<()> {
+        let mut phase = lock(&self.phase);
+        self.want(*phase, Status::STATUS_PAUSED, "resumed")?;
+        self.cgroup.freeze(false, deadline)?;
+        *phase = Phase::Running;
+        Ok(())
+    }
+
+    /// What it uses.
+    pub fn stats(&self) -> v1::StatsResponse {
+        self.cgroup.stats()
+    }
+
+    /// Removes all there is of it; can be asked again when it failed.
+    pub fn remove(&self, ground: &Ground, force: bool, deadline: Deadline) -> Result<()> {
+        let mut phase = lock(&self.phase);
+        let status = self.status(*phase);
+        if !force && matches!(status, Status::STATUS_RUNNING | Status::STATUS_PAUSED) {
+            let message = format!(
+                "container '{}' is {}; stop it first, or delete it with force",
+                self.id,
+                word(status)
+            );
+            return Err(state(message));
+        }
+        *phase = Phase::Removing;
+        clean_up(ground, &self.id, &self.cgroup, deadline)?;
+        if self.init.wait_end(deadline).is_none() {
+            return Err(passed(format!(
+                "the deadline passed before container '{}' had ended",
+                self.id
+            )));
+        }
+        self.init.abort_streams();
+        for exec in lock(&self.execs).values() {
+            if let Some(process) = &exec.process {
+                process.abort_streams();
+            }
+        }
+        lock(&self.bundle).remove()
+    }
+
+    /// Its state as a message.
+    pub fn state(&self) -> v1::ContainerState {
+        let status = self.status(*lock(&self.phase));
+        let ended = self.init.ended();
+        let running = |exec: &Exec| {
+            exec.process
+                .as_ref()
+                .is_some_and(|process| process.ended().is_none())
+        };
+        let execs = lock(&self.execs);
+        let execs = execs
+            .iter()
+            .filter(|(_, exec)| running(exec))
+            .map(|(name, _)| name.clone())
+            .collect();
+        v1::ContainerState {
+            id: self.id.clone(),
+            status: EnumOrUnknown::new(status),
+            pid: if ended.is_some() { 0 } else { self.init.pid() },
+            exit: MessageField::from_option(ended.map(|ended| self.exit_message(ended))),
+            bundle: self.bundle_path.clone(),
+            execs,
+            ..Default::default()
+        }
+    }
+
+    /// How a process of it ended, as a message.
+    pub fn exit_message(&self, ended: Ended) -> Exit {
+        Exit {
+            code: ended.code.into(),
+            signal: ended.signal.into(),
+            at_ns: ended.at_ns,
+            oom: i32::from(ended.signal) == libc::SIGKILL && self.cgroup.oom_kills() > 0,
+            ..Default::default()
+        }
+    }
+
+    fn status(&self, phase: Phase) -> Status {
+        match phase {
+            _ if self.init.ended().is_some() => Status::STATUS_STOPPED,
+            Phase::Created => Status::STATUS_CREATED,
+            Phase::Running => Status::STATUS_RUNNING,
+            Phase::Paused => Status::STATUS_PAUSED,
+            Phase::Removing => Status::STATUS_STOPPED,
+        }
+    }
+
+    fn want(&self, phase: Phase, wanted: Status, verb: &str) -> Result<()> {
+        let status = self.status(phase);
+        if status == wanted {
+            return Ok(());
+        }
+        Err(state(format!(
+            "container '{}' is {}; only a {} one can be {verb}",
+            self.id,
+            word(status),
+            word(wanted)
+        )))
+    }
+}
+
+/// How long tidying up after a failure may take.
+const CLEAN_UP: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Joins a new process to its streams. It is killed if that fails.
+fn connect(child: Arc<Child>, stdio: Stdio, terminal: Option<OwnedFd>) -> Result<Arc<Process>> {
+    match stdio.connect(&child, terminal) {
+        Ok(streams) => Ok(Arc::new(Process::new(child, streams))),
+        Err(error) => {
+            let _ = child.signal(libc::SIGKILL);
+            Err(error)
+        }
+    }
+}
+
+/// Kills what runs, removes the cgroup and the runtime's own state.
+fn clean_up(ground: &Ground, id: &str, cgroup: &Cgroup, deadline: Deadline) -> Result<()> {
+    cgroup.remove(deadline)?;
+    match fs::remove_dir_all(ground.runtime.join(id)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(runtime("remove the runtime's state")(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A status in OCI's words.
+fn word(status: Status) -> &'static str {
+    match status {
+        Status::STATUS_CREATING => "creating",
+        Status::STATUS_CREATED => "created",
+        Status::STATUS_RUNNING => "running",
+        Status::STATUS_PAUSED => "paused",
+        Status::STATUS_STOPPED => "stopped",
+        Status::STATUS_UNSPECIFIED => "unknown",
+    }
+}

@@ -1,0 +1,255 @@
+//! A container's root file system: a folder that is there, or an overlay of
+//! read-only disks with a scratch disk (or memory) for what is written.
+//!
+//! ```text
+//!  BUNDLE/config.json
+//!  BUNDLE/rootfs         overlay: lowerdir=l0:l1…, upperdir, workdir
+//!  BUNDLE/l0 l1 …        read-only disks, the uppermost first
+//!  BUNDLE/scratch        ext4 or tmpfs: upper/ and work/
+//! ```
+
+use std::ffi::CString;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use koya_proto::v1::root_filesystem::Source;
+use koya_proto::v1::{Overlay, RootFilesystem};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+use super::disk::mount_disk;
+use crate::error::{Result, invalid, storage};
+
+/// overlayfs takes up to 500 layers, an image of container tools has up to 127.
+const MAX_LAYERS: usize = 128;
+/// mount(2)'s options are at most a page.
+const MAX_OPTIONS: usize = 4095;
+
+/// A bundle's folder with what is mounted in it; unmounted and removed by
+/// [`Bundle::remove`], or when dropped.
+pub struct Bundle {
+    path: PathBuf,
+    mounts: Vec<PathBuf>,
+    root: PathBuf,
+    removed: bool,
+}
+
+impl Bundle {
+    /// Makes the folder and mounts what the root file system needs.
+    pub fn make(path: PathBuf, wanted: &RootFilesystem) -> Result<Self> {
+        fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&path)
+            .map_err(|error| storage(format!("make the folder {}", path.display()), error))?;
+        let mut bundle = Self {
+            root: path.join("rootfs"),
+            path,
+            mounts: Vec::new(),
+            removed: false,
+        };
+        match &wanted.source {
+            Some(Source::Folder(folder)) => bundle.root = existing(folder)?,
+            Some(Source::Overlay(overlay)) => bundle.mount_overlay(overlay)?,
+            _ => return Err(invalid("root is missing; want a folder or an overlay")),
+        }
+        Ok(bundle)
+    }
+
+    /// Its folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The root file system's folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Unmounts everything and removes the folder; can be asked again.
+    pub fn remove(&mut self) -> Result<()> {
+        while let Some(at) = self.mounts.last() {
+            // Nothing uses it any more, except perhaps for a moment.
+            let unmounted = umount2(at, MntFlags::empty()).or_else(|_| umount2(at, MntFlags::MNT_DETACH));
+            unmounted.map_err(|errno| storage(format!("unmount {}", at.display()), errno.desc()))?;
+            self.mounts.pop();
+        }
+        if !self.removed {
+            // Not below: what failed to unmount must not be emptied.
+            remove_folder(&self.path)
+                .map_err(|error| storage(format!("remove the folder {}", self.path.display()), error))?;
+            self.removed = true;
+        }
+        Ok(())
+    }
+
+    fn mount_overlay(&mut self, overlay: &Overlay) -> Result<()> {
+        if overlay.lower.is_empty() || overlay.lower.len() > MAX_LAYERS {
+            return Err(invalid(format!(
+                "root.overlay.lower has {} disks; want 1 to {MAX_LAYERS}",
+                overlay.lower.len()
+            )));
+        }
+        let mut lower = Vec::new();
+        for (index, disk) in overlay.lower.iter().enumerate() {
+            let at = self.path.join(format!("l{index}"));
+            let folder = mount_disk(disk, &at, true)?;
+            self.mounts.push(at);
+            lower.push(inside(&folder, &disk.serial)?);
+        }
+        let scratch = self.mount_scratch(overlay)?;
+        let (upper, work) = (scratch.join("upper"), scratch.join("work"));
+        for folder in [&upper, &work] {
+            fs::create_dir_all(folder)
+                .map_err(|error| storage(format!("make the folder {}", folder.display()), error))?;
+        }
+        let mut options = String::from("lowerdir=");
+        for (index, folder) in lower.iter().enumerate() {
+            if index > 0 {
+                options.push(':');
+            }
+            options.push_str(&escaped(folder));
+        }
+        options.push_str(&format!(
+            ",upperdir={},workdir={}",
+            escaped(&upper),
+            escaped(&work)
+        ));
+        if options.len() > MAX_OPTIONS {
+            return Err(invalid(
+                "root.overlay.lower has too many disks and folders for one mount; use fewer layers",
+            ));
+        }
+        fs::create_dir_all(&self.root).map_err(|error| storage("make the root folder", error))?;
+        mount(
+            Some("overlay"),
+            &self.root,
+            Some("overlay"),
+            MsFlags::empty(),
+            Some(options.as_str()),
+        )
+        .map_err(|errno| storage("mount the overlay", errno.desc()))?;
+        self.mounts.push(self.root.clone());
+        Ok(())
+    }
+
+    fn mount_scratch(&mut self, overlay: &Overlay) -> Result<PathBuf> {
+        let at = self.path.join("scratch");
+        let folder = if let Some(disk) = overlay.scratch.as_ref() {
+            mount_disk(disk, &at, false)?
+        } else {
+            fs::create_dir_all(&at).map_err(|error| storage("make the scratch folder", error))?;
+            let size = match overlay.tmpfs_bytes {
+                0 => CString::from(c"mode=0700"),
+                bytes => CString::new(format!("mode=0700,size={bytes}")).unwrap_or_default(),
+            };
+            mount(
+                Some("scratch"),
+                &at,
+                Some("tmpfs"),
+                MsFlags::MS_NODEV,
+                Some(size.as_c_str()),
+            )
+            .map_err(|errno| storage("mount memory for scratch", errno.desc()))?;
+            at.clone()
+        };
+        self.mounts.push(at);
+        Ok(folder)
+    }
+}
+
+impl Drop for Bundle {
+    fn drop(&mut self) {
+        // Of a container that could not be made; the reason is what is told.
+        let _ = self.remove();
+    }
+}
+
+fn existing(folder: &str) -> Result<PathBuf> {
+    let path = Path::new(folder);
+    if path.is_absolute() && path.is_dir() {
+        return Ok(path.to_path_buf());
+    }
+    Err(invalid(format!(
+        "root.folder '{folder}' is not there; want the absolute path of a folder in the guest"
+    )))
+}
+
+/// A folder of a disk, which must be one and not a link that leads elsewhere.
+fn inside(folder: &Path, serial: &str) -> Result<PathBuf> {
+    match fs::canonicalize(folder) {
+        Ok(real) if real == folder && real.is_dir() => Ok(real),
+        _ => Err(invalid(format!(
+            "'{}' on disk '{serial}' is not a folder",
+            folder.display()
+        ))),
+    }
+}
+
+/// A path in overlayfs's options, where some characters have meanings.
+fn escaped(path: &Path) -> String {
+    let mut text = String::new();
+    for letter in String::from_utf8_lossy(path.as_os_str().as_bytes()).chars() {
+        if matches!(letter, '\\' | ':' | ',') {
+            text.push('\\');
+        }
+        text.push(letter);
+    }
+    text
+}
+
+/// Removes a folder that holds files and folders that were mounted on. Nothing
+/// with contents below the first level is touched.
+fn remove_folder(path: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            fs::remove_dir(entry.path())?;
+        } else {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    fs::remove_dir(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_cannot_add_mount_options() {
+        assert_eq!(
+            escaped(Path::new("/a,upperdir=/b:c\\")),
+            "/a\\,upperdir=/b\\:c\\\\"
+        );
+    }
+
+    #[test]
+    fn a_folder_has_to_be_there() {
+        assert_eq!(existing("/usr").unwrap(), Path::new("/usr"));
+        assert!(existing("usr").is_err());
+        assert!(
+            existing("/usr/no-such-folder")
+                .unwrap_err()
+                .message
+                .contains("/usr/no-such-folder")
+        );
+    }
+
+    #[test]
+    fn a_bundle_leaves_nothing_behind() {
+        let path = std::env::temp_dir().join(format!("koya-agent-bundle-{}", std::process::id()));
+        let source = Some(Source::Folder("/usr".to_owned()));
+        let wanted = RootFilesystem {
+            source,
+            ..Default::default()
+        };
+        let bundle = Bundle::make(path.clone(), &wanted).unwrap();
+        assert_eq!(bundle.root(), Path::new("/usr"));
+        fs::write(bundle.path().join("config.json"), "{}").unwrap();
+        drop(bundle);
+        assert!(!path.exists());
+        assert!(Bundle::make(path.clone(), &RootFilesystem::default()).is_err());
+        assert!(!path.exists());
+    }
+}

@@ -1,0 +1,49 @@
+//! Creates and starts containers by libcontainer.
+//!
+//! Its errors cross processes as text that leaves out their causes. It reports
+//! those as events, where they happen; see [`Causes`].
+
+use std::path::{Path, PathBuf};
+
+use libcontainer::container::Container;
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::syscall::syscall::SyscallType;
+
+use super::causes::Causes;
+use super::program::{Program, failure_of};
+use super::{Kind, Outcome};
+
+/// Creates a container whose first process waits to be started.
+pub fn create(id: String, bundle: PathBuf, root: PathBuf, console: Option<PathBuf>) -> Outcome {
+    // Without them, an error is told as far as libcontainer tells it.
+    let causes = Causes::collect().ok();
+    let failed = |error: libcontainer::error::LibcontainerError| {
+        let mut failure = failure_of("create the container", &error);
+        if failure.kind == Kind::Runtime
+            && let Some(cause) = causes.as_ref().and_then(Causes::first)
+        {
+            failure.message = format!("cannot create the container: {cause}");
+        }
+        failure
+    };
+    let container = ContainerBuilder::new(id, SyscallType::default())
+        .with_root_path(root)
+        .map_err(failed)?
+        .with_console_socket(console)
+        .with_executor(Program)
+        .as_init(bundle)
+        .with_systemd(false)
+        .with_detach(true)
+        .build()
+        .map_err(failed)?;
+    let pid = container.pid().map_or(0, |pid| pid.as_raw());
+    Ok((u32::try_from(pid).unwrap_or_default(), None))
+}
+
+/// Has the first process of a container run its program.
+pub fn start(folder: &Path) -> Outcome {
+    let failed = |error: libcontainer::error::LibcontainerError| failure_of("start the container", &error);
+    let mut container = Container::load(folder.to_path_buf()).map_err(failed)?;
+    container.start().map_err(failed)?;
+    Ok((0, None))
+}

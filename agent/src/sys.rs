@@ -1,0 +1,113 @@
+//! Small pieces around system calls that the crates in use lack.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+/// Locks a mutex; what a thread that panicked left behind is taken as it is,
+/// for nothing here is ever half-changed.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// When a request must be answered; none: whenever.
+#[derive(Debug, Clone, Copy)]
+pub struct Deadline(Option<Instant>);
+
+impl Deadline {
+    /// From now on; too far away to name is none.
+    pub fn after(duration: Duration) -> Self {
+        Self(Instant::now().checked_add(duration))
+    }
+
+    /// No deadline.
+    pub const NONE: Self = Self(None);
+
+    /// What is left; `None` without deadline, zero once it has passed.
+    pub fn left(self) -> Option<Duration> {
+        self.0.map(|at| at.saturating_duration_since(Instant::now()))
+    }
+
+    /// Has it passed?
+    pub fn passed(self) -> bool {
+        self.left().is_some_and(|left| left.is_zero())
+    }
+}
+
+/// Waits until one of the descriptors is ready (or broken), for at most a time.
+/// Answers, for each, what is the matter with it; empty flags: nothing.
+pub fn wait_ready<const N: usize>(
+    wanted: [(BorrowedFd<'_>, PollFlags); N],
+    timeout: Option<Duration>,
+) -> io::Result<[PollFlags; N]> {
+    let mut descriptors = wanted.map(|(fd, flags)| PollFd::new(fd, flags));
+    let timeout = match timeout {
+        None => PollTimeout::NONE,
+        Some(duration) => PollTimeout::try_from(duration).unwrap_or(PollTimeout::MAX),
+    };
+    loop {
+        match poll(&mut descriptors, timeout) {
+            Ok(_) => return Ok(descriptors.map(|fd| fd.revents().unwrap_or(PollFlags::empty()))),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// Makes reads or writes on a descriptor return instead of waiting.
+pub fn set_nonblocking(fd: impl AsFd) -> io::Result<()> {
+    let raw = fd.as_fd().as_raw_fd();
+    let flags = OFlag::from_bits_truncate(fcntl(raw, FcntlArg::F_GETFL)?);
+    fcntl(raw, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    Ok(())
+}
+
+/// Descriptor under which a helper finds its end of the control socket.
+pub const CONTROL_FD: i32 = 3;
+
+/// Has a command start with a descriptor as number [`CONTROL_FD`].
+pub fn give_control(command: &mut Command, control: OwnedFd) -> io::Result<()> {
+    // Somewhere above, so that duplicating it to CONTROL_FD is a real copy,
+    // which is open in the new program.
+    let high = fcntl(control.as_raw_fd(), FcntlArg::F_DUPFD_CLOEXEC(10))?;
+    // SAFETY: fcntl has just returned it; nobody else knows it.
+    let high = unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(high) };
+    let duplicate = move || {
+        // SAFETY: dup2 on two plain numbers touches no memory.
+        match unsafe { libc::dup2(high.as_raw_fd(), CONTROL_FD) } {
+            -1 => Err(io::Error::last_os_error()),
+            _ => Ok(()),
+        }
+    };
+    // SAFETY: between fork and exec it calls nothing but dup2, which is
+    // async-signal-safe, and allocates nothing.
+    unsafe { command.pre_exec(duplicate) };
+    Ok(())
+}
+
+nix::ioctl_write_ptr_bad!(
+    /// Sets a terminal's size.
+    set_window_size,
+    libc::TIOCSWINSZ,
+    libc::winsize
+);
+
+/// Sets the size of a terminal by its master, in characters.
+pub fn resize_terminal(master: impl AsFd, rows: u16, columns: u16) -> io::Result<()> {
+    let size = libc::winsize {
+        ws_row: rows,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    // SAFETY: the descriptor is open and `size` lives through the call.
+    unsafe { set_window_size(master.as_fd().as_raw_fd(), &raw const size) }?;
+    Ok(())
+}

@@ -1,0 +1,129 @@
+//! A process in a container whose streams are this program's.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::thread::{self, JoinHandle};
+
+use koya_proto::client::{AgentClient, ProcessId};
+use koya_proto::v1;
+use koya_sandbox::stdio::{self, Streams, Wanted};
+use signal_hook::consts::SIGWINCH;
+
+use crate::error::CliError;
+use crate::signals;
+use crate::terminal::{self, RawTerminal};
+
+/// Bytes moved at once: as much as a pipe holds.
+const PIECE: usize = 64 << 10;
+
+/// How a process is attached.
+#[derive(Debug, Clone, Copy)]
+pub struct Attachment {
+    /// Whether what is typed goes to it.
+    pub interactive: bool,
+    /// Whether it has a terminal.
+    pub tty: bool,
+}
+
+/// Opens the streams, has `begin` begin the process with them, and stays until it has ended; how it did.
+///
+/// # Errors
+/// [`CliError`]
+pub fn run(
+    agent: &AgentClient,
+    vsock: &Path,
+    process: &ProcessId,
+    attachment: Attachment,
+    begin: impl FnOnce(v1::Stdio) -> Result<(), CliError>,
+) -> Result<v1::Exit, CliError> {
+    let wanted = if attachment.tty {
+        let (rows, columns) = terminal::size();
+        Wanted::Terminal { rows, columns }
+    } else {
+        Wanted::Pipes {
+            stdin: attachment.interactive,
+        }
+    };
+    let (named, streams) = stdio::open(vsock, wanted).map_err(CliError::Streams)?;
+    begin(named)?;
+    // After the start, so that a refusal is told on a terminal as it was.
+    let raw = if attachment.tty && attachment.interactive {
+        RawTerminal::enter().map_err(CliError::Terminal)?
+    } else {
+        None
+    };
+    pass_signals_on(agent, process, attachment.tty)?;
+    let output = connect(streams, attachment.interactive)?;
+    let exit = agent.wait(process, None)?;
+    for thread in output {
+        // Whoever reads this program's output may be gone; the container's end counts all the same.
+        let _ = thread.join();
+    }
+    drop(raw);
+    Ok(exit)
+}
+
+fn pass_signals_on(agent: &AgentClient, process: &ProcessId, tty: bool) -> Result<(), CliError> {
+    let (agent, process) = (agent.clone(), process.clone());
+    let pass_on = move |signal| {
+        // The process may just have ended; then nobody is left to tell.
+        let _ = match u32::try_from(signal) {
+            Ok(_) if signal == SIGWINCH => {
+                let (rows, columns) = terminal::size();
+                agent.resize(&process, rows, columns)
+            }
+            Ok(signal) => agent.signal(&process, signal),
+            Err(_) => Ok(()),
+        };
+    };
+    signals::forward(tty, pass_on).map_err(CliError::Signals)
+}
+
+/// Joins the streams to this program's. The threads returned end with the process's output; the one that reads
+/// standard input may never end, and nobody waits for it.
+fn connect(streams: Streams, interactive: bool) -> Result<Vec<JoinHandle<()>>, CliError> {
+    let own = |stream: &dyn Fn() -> io::Result<File>| stream().map_err(CliError::Streams);
+    let mut output = Vec::new();
+    let stdin = match &streams.terminal {
+        Some(terminal) if interactive => Some(terminal.try_clone().map_err(CliError::Streams)?),
+        _ => streams.stdin,
+    };
+    if let Some(stdin) = stdin {
+        let source = own(&|| Ok(File::from(io::stdin().as_fd().try_clone_to_owned()?)))?;
+        thread::spawn(move || feed(source, &stdin));
+    }
+    let to_stdout = streams.terminal.or(streams.stdout);
+    if let Some(stream) = to_stdout {
+        let sink = own(&|| Ok(File::from(io::stdout().as_fd().try_clone_to_owned()?)))?;
+        output.push(thread::spawn(move || drain(stream, sink)));
+    }
+    if let Some(stream) = streams.stderr {
+        let sink = own(&|| Ok(File::from(io::stderr().as_fd().try_clone_to_owned()?)))?;
+        output.push(thread::spawn(move || drain(stream, sink)));
+    }
+    Ok(output)
+}
+
+/// Moves `source` to the process; its end is the end of the process's input.
+fn feed(mut source: File, mut stream: &UnixStream) {
+    let mut buffer = vec![0; PIECE];
+    while let Ok(len @ 1..) = source.read(&mut buffer) {
+        if stream.write_all(buffer.get(..len).unwrap_or_default()).is_err() {
+            return;
+        }
+    }
+    let _ = stream.shutdown(Shutdown::Write);
+}
+
+/// Moves what the process writes to `sink`. Reads on when nobody takes it, so that the process is not stopped by it.
+fn drain(mut stream: UnixStream, mut sink: File) {
+    let mut buffer = vec![0; PIECE];
+    let mut taken = true;
+    while let Ok(len @ 1..) = stream.read(&mut buffer) {
+        taken = taken && sink.write_all(buffer.get(..len).unwrap_or_default()).is_ok();
+    }
+}

@@ -1,0 +1,101 @@
+//! Why a command failed, and the exit code for it.
+
+use std::error::Error;
+use std::io;
+use std::process::ExitCode;
+
+use koya_image::ImageError;
+use koya_proto::client::ClientError;
+use koya_proto::error::ErrorKind;
+use koya_sandbox::StartError;
+use koya_sandbox::instance::InstanceError;
+use koya_sandbox::parts::PartsError;
+use koya_sandbox::scratch::ScratchError;
+
+/// The exit codes that docker's users know.
+const FAILED: u8 = 125;
+const NOT_EXECUTABLE: u8 = 126;
+const MISSING: u8 = 127;
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// The image cannot be had.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// An instance cannot be made, found or changed.
+    #[error(transparent)]
+    Instance(#[from] InstanceError),
+    /// A part of the installation is missing.
+    #[error(transparent)]
+    Parts(#[from] PartsError),
+    /// The scratch disk cannot be made.
+    #[error(transparent)]
+    Scratch(#[from] ScratchError),
+    /// The microVM does not come up.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The agent refused.
+    #[error(transparent)]
+    Agent(#[from] ClientError),
+    /// The streams of a process.
+    #[error("cannot connect the streams of the process")]
+    Streams(#[source] io::Error),
+    /// Reaching a running instance.
+    #[error("cannot reach the microVM of {0}")]
+    Unreachable(String, #[source] io::Error),
+    /// The terminal of this program.
+    #[error("cannot use the terminal")]
+    Terminal(#[source] io::Error),
+    /// Taking over signals.
+    #[error("cannot take over signals")]
+    Signals(#[source] io::Error),
+    /// Neither the image nor the user says what to run.
+    #[error("no command specified: the image has none, so give one behind its name")]
+    NoCommand,
+    /// A user that only the image could translate.
+    #[error("user {0:?}: names of users are not supported yet; give numbers, as 1000 or 1000:1000")]
+    User(String),
+    /// A container that has to run.
+    #[error("container {0} is not running")]
+    NotRunning(String),
+    /// It did not end.
+    #[error("container {0} did not end")]
+    Lingers(String),
+    /// The home folder is not known.
+    #[error("cannot tell where to keep containers: neither XDG_DATA_HOME nor HOME is set")]
+    NoHome,
+    /// Output of this program.
+    #[error("cannot write the output")]
+    Output(#[from] io::Error),
+}
+
+impl CliError {
+    /// The exit code: that of a shell for a program that is missing or cannot be executed, otherwise 125.
+    pub fn exit_code(&self) -> ExitCode {
+        let kind = match self {
+            Self::Agent(error) => error.kind(),
+            _ => None,
+        };
+        ExitCode::from(match kind {
+            Some(ErrorKind::ERROR_KIND_EXECUTABLE_MISSING) => MISSING,
+            Some(ErrorKind::ERROR_KIND_NOT_EXECUTABLE) => NOT_EXECUTABLE,
+            _ => FAILED,
+        })
+    }
+
+    /// The error and its causes in one line, without anything a terminal would act on.
+    pub fn one_line(&self) -> String {
+        let mut line = self.to_string();
+        let mut source = self.source();
+        while let Some(cause) = source {
+            line.push_str(": ");
+            line.push_str(&cause.to_string());
+            source = cause.source();
+        }
+        line.replace('\n', "; ")
+            .chars()
+            .filter(|letter| !letter.is_control())
+            .collect()
+    }
+}

@@ -1,0 +1,131 @@
+//! `koya load`, `images` and `rmi`, and the image that `koya run` names.
+
+use std::io::{self, IsTerminal};
+use std::process::ExitCode;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use koya_image::{Event, Image, Source, Store};
+use serde_json::json;
+
+use crate::args::{ListArgs, LoadArgs, NamesArgs};
+use crate::error::CliError;
+use crate::home::Home;
+use crate::list::ago;
+use crate::size;
+use crate::table::Table;
+
+/// Digits of an id that a table shows.
+const SHOWN_ID: usize = 12;
+
+/// The image that a command line names; a file or folder is loaded first, with a bar on a terminal.
+///
+/// # Errors
+/// [`CliError::Image`]
+pub fn find_or_load(store: &Store, text: &str) -> Result<Image, CliError> {
+    let source = Source::parse(text)?;
+    if !io::stderr().is_terminal() {
+        return Ok(store.load(&source, &mut koya_image::Quiet)?);
+    }
+    let bar = ProgressBar::no_length();
+    let result = store.load(&source, &mut |event: Event<'_>| show(&bar, event));
+    bar.finish_and_clear();
+    Ok(result?)
+}
+
+/// Draws what loading an image tells.
+fn show(bar: &ProgressBar, event: Event<'_>) {
+    match event {
+        Event::Started { total, .. } => {
+            let template = "{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec}";
+            if let Ok(style) = ProgressStyle::with_template(template) {
+                bar.set_style(style);
+            }
+            if let Some(total) = total {
+                bar.set_length(total);
+            }
+            bar.set_message("loading");
+        }
+        Event::Waiting => bar.set_message("waiting for another load of the same image"),
+        Event::Read { done } => bar.set_position(done),
+        Event::Finishing => bar.set_message("finishing"),
+        _ => {}
+    }
+}
+
+/// `koya load`
+///
+/// # Errors
+/// [`CliError::Image`]
+pub fn load(args: &LoadArgs) -> Result<ExitCode, CliError> {
+    let store = Home::find()?.images()?;
+    let image = find_or_load(&store, &args.input)?;
+    if args.quiet {
+        crate::print(&image.id().to_string())?;
+    } else {
+        crate::print(&format!("Loaded image: {}", name(&image)))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `koya images`
+///
+/// # Errors
+/// [`CliError::Image`]
+pub fn list(args: &ListArgs) -> Result<ExitCode, CliError> {
+    let images = Home::find()?.images()?.list()?;
+    let mut table = Table::new(["IMAGE", "IMAGE ID", "LOADED", "SIZE"]);
+    for image in &images {
+        let id: String = image.id().hex().chars().take(SHOWN_ID).collect();
+        if args.quiet {
+            crate::print(&id)?;
+        } else if args.format == "json" {
+            let names: Vec<_> = image
+                .names()
+                .iter()
+                .map(koya_image::Reference::familiar)
+                .collect();
+            let line = json!({ "id": image.id().to_string(), "names": names, "size": image.size(), "loaded": image.loaded() });
+            crate::print(&line.to_string())?;
+        } else {
+            table.add([name(image), id, ago(image.loaded()), size::show(image.size())]);
+        }
+    }
+    if !args.quiet && args.format == "table" {
+        crate::print(&table.to_string())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `koya rmi`
+///
+/// # Errors
+/// [`CliError`], when nothing could be done at all.
+pub fn rmi(args: &NamesArgs) -> Result<ExitCode, CliError> {
+    let store = Home::find()?.images()?;
+    let mut code = ExitCode::SUCCESS;
+    for name in &args.names {
+        match store.remove(name) {
+            Ok(removed) => {
+                for name in &removed.untagged {
+                    crate::print(&format!("Untagged: {}", name.familiar()))?;
+                }
+                if let Some(id) = &removed.deleted {
+                    crate::print(&format!("Deleted: {id}"))?;
+                }
+            }
+            Err(error) => {
+                crate::complain(&error.into());
+                code = ExitCode::FAILURE;
+            }
+        }
+    }
+    Ok(code)
+}
+
+/// What people call an image: its first name, or where it came from.
+fn name(image: &Image) -> String {
+    match image.names().first() {
+        Some(name) => name.familiar(),
+        None => image.origin().to_owned(),
+    }
+}

@@ -1,0 +1,21 @@
+//! The host's side of a microVM with an agent in it: finding the parts, starting the VMM, talking to the agent.
+//!
+//! ```text
+//!  Sandbox::start ── vm.json, initramfs ─► koya-vmm (a process of its own) ── vsock ─► koya-agent (PID 1)
+//!       │                                                                                 │
+//!       └── AgentClient: create, start, wait … ◄── RPC port ── stream port ─► stdin, stdout, stderr, terminal
+//! ```
+//!
+//! Nothing here links the VMM: it is a process, started with a config file and known by its folder.
+
+pub mod container;
+pub mod hybrid;
+mod initramfs;
+pub mod instance;
+pub mod parts;
+mod sandbox;
+pub mod scratch;
+pub mod stdio;
+mod tail;
+
+pub use sandbox::{Disk, Sandbox, SandboxSpec, StartError};

@@ -1,0 +1,154 @@
+//! What a sandbox is made of, wherever it is installed: the VMM, the guest kernel and the agent.
+
+use std::env;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::initramfs;
+
+/// Folders of an installation, after the one in which the running program lies.
+const FOLDERS: [&str; 2] = ["/usr/local/lib/koya", "/usr/lib/koya"];
+
+/// A part is missing, or cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum PartsError {
+    /// It is nowhere.
+    #[error("cannot find {name}: it is neither beside this program nor in {}; set {variable} to its path", FOLDERS.join(" or "))]
+    Missing {
+        /// The file's name.
+        name: &'static str,
+        /// The variable that names it.
+        variable: &'static str,
+    },
+    /// The variable leads nowhere.
+    #[error("{variable} is {path:?}, which is no file")]
+    NoFile {
+        /// The variable that names it.
+        variable: &'static str,
+        /// Its value.
+        path: PathBuf,
+    },
+    /// The agent cannot be packed.
+    #[error("cannot pack the agent {agent:?} into {archive:?}")]
+    Initramfs {
+        /// The agent.
+        agent: PathBuf,
+        /// The archive.
+        archive: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Where the parts are.
+#[derive(Debug, Clone)]
+pub struct Parts {
+    /// The program `koya-vmm`.
+    pub vmm: PathBuf,
+    /// The guest kernel.
+    pub kernel: PathBuf,
+    /// The program `koya-agent`.
+    pub agent: PathBuf,
+}
+
+impl Parts {
+    /// Finds them: by `KOYA_VMM`, `KOYA_KERNEL` and `KOYA_AGENT`, beside the running program, or where an installation
+    /// puts them.
+    ///
+    /// # Errors
+    /// [`PartsError`], naming the first that is missing.
+    pub fn find() -> Result<Self, PartsError> {
+        Ok(Self {
+            vmm: find("koya-vmm", "KOYA_VMM")?,
+            kernel: find("vmlinux", "KOYA_KERNEL")?,
+            agent: find("koya-agent", "KOYA_AGENT")?,
+        })
+    }
+
+    /// The guest's first file system, made once for each build of the agent and kept in `folder`.
+    ///
+    /// # Errors
+    /// [`PartsError::Initramfs`]
+    pub fn initramfs(&self, folder: &Path) -> Result<PathBuf, PartsError> {
+        let failed = |archive: &Path| {
+            let (agent, archive) = (self.agent.clone(), archive.to_owned());
+            move |source| PartsError::Initramfs {
+                agent,
+                archive,
+                source,
+            }
+        };
+        let metadata = fs::metadata(&self.agent).map_err(failed(folder))?;
+        let (size, time) = (metadata.len(), metadata.mtime());
+        let name = format!(
+            "agent-{size}-{time}.{:09}-{}.cpio",
+            metadata.mtime_nsec(),
+            metadata.ino()
+        );
+        let archive = folder.join(name);
+        if archive.exists() {
+            return Ok(archive);
+        }
+        let packed = initramfs::archive(&fs::read(&self.agent).map_err(failed(&archive))?);
+        let unfinished = archive.with_extension(std::process::id().to_string());
+        fs::create_dir_all(folder)
+            .and_then(|()| fs::write(&unfinished, packed))
+            .and_then(|()| fs::rename(&unfinished, &archive))
+            .map_err(failed(&archive))?;
+        Ok(archive)
+    }
+}
+
+fn find(name: &'static str, variable: &'static str) -> Result<PathBuf, PartsError> {
+    if let Some(path) = env::var_os(variable).map(PathBuf::from) {
+        return match path.is_file() {
+            true => Ok(path),
+            false => Err(PartsError::NoFile { variable, path }),
+        };
+    }
+    let own = env::current_exe()
+        .ok()
+        .and_then(|path| Some(path.parent()?.to_owned()));
+    let folders = own.into_iter().chain(FOLDERS.map(PathBuf::from));
+    let mut found = folders
+        .map(|folder| folder.join(name))
+        .filter(|path| path.is_file());
+    found.next().ok_or(PartsError::Missing { name, variable })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_archive_is_made_once_and_follows_the_agent() {
+        let folder = env::temp_dir().join(format!("koya-parts-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let agent = folder.join("koya-agent");
+        fs::write(&agent, "one").unwrap();
+        let parts = Parts {
+            vmm: "/nowhere".into(),
+            kernel: "/nowhere".into(),
+            agent: agent.clone(),
+        };
+        let first = parts.initramfs(&folder).unwrap();
+        assert_eq!(parts.initramfs(&folder).unwrap(), first);
+        fs::write(&agent, "another").unwrap();
+        let second = parts.initramfs(&folder).unwrap();
+        assert_ne!(second, first);
+        let packed = fs::read(second).unwrap();
+        assert!(packed.windows(7).any(|window| window == b"another"));
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_missing_part_is_named_with_its_variable() {
+        let error = find("koya-nonsense", "KOYA_NONSENSE").unwrap_err().to_string();
+        assert!(
+            error.contains("koya-nonsense") && error.contains("set KOYA_NONSENSE"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,264 @@
+//! A running microVM with its agent.
+
+use std::fs;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use koya_proto::RPC_PORT;
+use koya_proto::client::{self, AgentClient, ClientError};
+use rustix::process::{Signal, set_parent_process_death_signal};
+use serde_json::json;
+
+use crate::hybrid;
+use crate::parts::{Parts, PartsError};
+use crate::tail::Tail;
+
+/// How long a guest may take until its agent answers. A second is plenty where KVM is real; emulated, it is tens.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two looks at a guest that boots.
+const PAUSE: Duration = Duration::from_millis(1);
+/// The guest's address. Each VMM has a socket of its own, so that all guests may have the same.
+const GUEST_CID: u32 = 3;
+/// Name of the vsock device's socket in the sandbox's folder.
+const VSOCK: &str = "v.sock";
+/// Name of the VMM's control socket in the sandbox's folder.
+const API: &str = "api.sock";
+/// A kernel that panics ends the microVM at once; only what is critical is said on the console.
+const BOOT_ARGS: &str =
+    "console=ttyS0 quiet loglevel=3 reboot=k panic=-1 8250.nr_uarts=1 random.trust_cpu=on";
+
+/// A microVM does not come up.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A part is missing.
+    #[error(transparent)]
+    Parts(#[from] PartsError),
+    /// Its folder cannot be written.
+    #[error("cannot write {path:?}")]
+    Folder {
+        /// What in it.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The VMM cannot be started.
+    #[error("cannot run {program:?}")]
+    Spawn {
+        /// Which program.
+        program: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The VMM ended while the guest booted.
+    #[error("the microVM ended while it booted: {0}")]
+    Ended(String),
+    /// The guest runs and nobody answers.
+    #[error("the agent did not answer within {} s; the guest's last words: {last:?}", PATIENCE.as_secs())]
+    Silent {
+        /// The last line on the guest's console.
+        last: String,
+    },
+    /// The agent answers and is not the right one.
+    #[error(transparent)]
+    Agent(#[from] ClientError),
+}
+
+/// A disk of the guest. The agent finds it by its serial.
+#[derive(Debug, Clone)]
+pub struct Disk {
+    /// At most 20 characters.
+    pub serial: String,
+    /// The file.
+    pub path: PathBuf,
+    /// Enforced by the VMM, which opens the file so.
+    pub read_only: bool,
+}
+
+/// How large a microVM is, and what it holds.
+#[derive(Debug, Clone)]
+pub struct SandboxSpec {
+    /// 1 to 32.
+    pub vcpus: u8,
+    /// Memory in MiB.
+    pub memory_mib: u64,
+    /// In the order in which the guest sees them.
+    pub disks: Vec<Disk>,
+}
+
+/// A microVM whose agent answers. Killed when it is dropped.
+pub struct Sandbox {
+    vmm: Child,
+    folder: PathBuf,
+    agent: AgentClient,
+}
+
+impl Sandbox {
+    /// Boots a microVM whose files lie in `folder`, which is this sandbox's alone. `shared` is where things are kept that
+    /// all sandboxes use.
+    ///
+    /// # Errors
+    /// [`StartError`]; no process is left then.
+    pub fn start(
+        parts: &Parts,
+        spec: &SandboxSpec,
+        folder: &Path,
+        shared: &Path,
+    ) -> Result<Self, StartError> {
+        let initramfs = parts.initramfs(shared)?;
+        let config = folder.join("vm.json");
+        fs::write(&config, vm_config(parts, spec, &initramfs).to_string())
+            .map_err(|source| StartError::Folder { path: config, source })?;
+        let mut vmm = spawn(parts, folder)?;
+        let console = vmm.stdout.take().map(Tail::of).unwrap_or_default();
+        let said = vmm.stderr.take().map(Tail::of).unwrap_or_default();
+        let socket = folder.join(VSOCK);
+        match await_agent(&mut vmm, &socket, &console, &said) {
+            Ok(agent) => Ok(Self {
+                vmm,
+                folder: folder.to_owned(),
+                agent,
+            }),
+            Err(error) => {
+                end(&mut vmm);
+                Err(error)
+            }
+        }
+    }
+
+    /// The agent.
+    pub fn agent(&self) -> &AgentClient {
+        &self.agent
+    }
+
+    /// The socket through which ports of the guest are reached.
+    pub fn vsock(&self) -> PathBuf {
+        vsock(&self.folder)
+    }
+
+    /// The VMM's process.
+    pub fn pid(&self) -> u32 {
+        self.vmm.id()
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        end(&mut self.vmm);
+    }
+}
+
+/// The socket through which ports of the guest of the sandbox in `folder` are reached.
+pub(crate) fn vsock(folder: &Path) -> PathBuf {
+    folder.join(VSOCK)
+}
+
+fn end(vmm: &mut Child) {
+    let _ = vmm.kill();
+    let _ = vmm.wait();
+}
+
+fn vm_config(parts: &Parts, spec: &SandboxSpec, initramfs: &Path) -> serde_json::Value {
+    let drives = spec.disks.iter().map(|disk| {
+        json!({
+            "drive_id": disk.serial,
+            "path_on_host": disk.path,
+            "is_root_device": false,
+            "is_read_only": disk.read_only,
+        })
+    });
+    json!({
+        "boot-source": { "kernel_image_path": parts.kernel, "initrd_path": initramfs, "boot_args": BOOT_ARGS },
+        "machine-config": { "vcpu_count": spec.vcpus, "mem_size_mib": spec.memory_mib },
+        "drives": drives.collect::<Vec<_>>(),
+        "vsock": { "guest_cid": GUEST_CID, "uds_path": VSOCK },
+        "entropy": {},
+    })
+}
+
+fn spawn(parts: &Parts, folder: &Path) -> Result<Child, StartError> {
+    let mut command = Command::new(&parts.vmm);
+    command
+        .args(["--api-sock", API, "--config-file", "vm.json"])
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        // Keys that interrupt whoever started it are not meant for it.
+        .process_group(0);
+    // SAFETY: between fork and exec the closure makes one system call and touches no memory.
+    unsafe {
+        command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
+    }
+    command.spawn().map_err(|source| StartError::Spawn {
+        program: parts.vmm.clone(),
+        source,
+    })
+}
+
+fn await_agent(
+    vmm: &mut Child,
+    socket: &Path,
+    console: &Tail,
+    said: &Tail,
+) -> Result<AgentClient, StartError> {
+    let start = Instant::now();
+    loop {
+        // Before the look at the process, so that what it said last has been read.
+        let connected = hybrid::connect(
+            socket,
+            RPC_PORT,
+            PATIENCE.saturating_sub(start.elapsed()).max(PAUSE),
+        );
+        if let Ok(stream) = connected {
+            return Ok(client::connect(stream)?);
+        }
+        if let Ok(Some(status)) = vmm.try_wait() {
+            // Its last words may still be on their way.
+            thread::sleep(Duration::from_millis(20));
+            let words = said.last_line().or_else(|| console.last_line());
+            return Err(StartError::Ended(words.unwrap_or_else(|| status.to_string())));
+        }
+        if start.elapsed() >= PATIENCE {
+            let last = console.last_line().unwrap_or_default();
+            return Err(StartError::Silent { last });
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vmm_that_ends_is_an_error_with_its_words() {
+        let folder = std::env::temp_dir().join(format!("koya-sandbox-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let vmm = folder.join("vmm");
+        fs::write(&vmm, "#!/bin/sh\necho 'koya-vmm: no KVM here' >&2\nexit 1\n").unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(&vmm, mode).unwrap();
+        let agent = folder.join("agent");
+        fs::write(&agent, "").unwrap();
+        let parts = Parts {
+            vmm,
+            kernel: "/nowhere".into(),
+            agent,
+        };
+        let spec = SandboxSpec {
+            vcpus: 1,
+            memory_mib: 128,
+            disks: Vec::new(),
+        };
+        let error = Sandbox::start(&parts, &spec, &folder, &folder).err().unwrap();
+        assert!(
+            matches!(&error, StartError::Ended(words) if words == "koya-vmm: no KVM here"),
+            "{error}"
+        );
+        fs::remove_dir_all(folder).unwrap();
+    }
+}
