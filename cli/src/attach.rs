@@ -11,10 +11,11 @@ use std::thread::{self, JoinHandle};
 use koya_proto::client::{AgentClient, ProcessId};
 use koya_proto::v1;
 use koya_sandbox::stdio::{self, Streams, Wanted};
+use rustix::event::{PollFd, PollFlags, poll};
 use signal_hook::consts::SIGWINCH;
 
 use crate::error::CliError;
-use crate::signals;
+use crate::signals::Relay;
 use crate::terminal::{self, RawTerminal};
 
 /// Bytes moved at once: as much as a pipe holds.
@@ -38,6 +39,7 @@ pub fn run(
     vsock: &Path,
     process: &ProcessId,
     attachment: Attachment,
+    relay: &Relay,
     begin: impl FnOnce(v1::Stdio) -> Result<(), CliError>,
 ) -> Result<v1::Exit, CliError> {
     let wanted = if attachment.tty {
@@ -50,26 +52,34 @@ pub fn run(
     };
     let (named, streams) = stdio::open(vsock, wanted).map_err(CliError::Streams)?;
     begin(named)?;
+    pass_signals_on(agent, process, relay);
     // After the start, so that a refusal is told on a terminal as it was.
     let raw = if attachment.tty && attachment.interactive {
-        RawTerminal::enter().map_err(CliError::Terminal)?
+        Some(RawTerminal::enter().map_err(CliError::Terminal)?)
     } else {
         None
     };
-    pass_signals_on(agent, process, attachment.tty)?;
+    if attachment.tty {
+        // It may have changed meanwhile.
+        let (rows, columns) = terminal::size();
+        let _ = agent.resize(process, rows, columns);
+    }
     let output = connect(streams, attachment.interactive)?;
     let exit = agent.wait(process, None)?;
+    let mut lost = None;
     for thread in output {
-        // Whoever reads this program's output may be gone; the container's end counts all the same.
-        let _ = thread.join();
+        lost = thread.join().unwrap_or(Ok(())).err().or(lost);
     }
     drop(raw);
-    Ok(exit)
+    match lost {
+        Some(error) => Err(CliError::OutputLost(error)),
+        None => Ok(exit),
+    }
 }
 
-fn pass_signals_on(agent: &AgentClient, process: &ProcessId, tty: bool) -> Result<(), CliError> {
+fn pass_signals_on(agent: &AgentClient, process: &ProcessId, relay: &Relay) {
     let (agent, process) = (agent.clone(), process.clone());
-    let pass_on = move |signal| {
+    relay.pass_on(move |signal| {
         // The process may just have ended; then nobody is left to tell.
         let _ = match u32::try_from(signal) {
             Ok(_) if signal == SIGWINCH => {
@@ -79,13 +89,12 @@ fn pass_signals_on(agent: &AgentClient, process: &ProcessId, tty: bool) -> Resul
             Ok(signal) => agent.signal(&process, signal),
             Err(_) => Ok(()),
         };
-    };
-    signals::forward(tty, pass_on).map_err(CliError::Signals)
+    });
 }
 
 /// Joins the streams to this program's. The threads returned end with the process's output; the one that reads
 /// standard input may never end, and nobody waits for it.
-fn connect(streams: Streams, interactive: bool) -> Result<Vec<JoinHandle<()>>, CliError> {
+fn connect(streams: Streams, interactive: bool) -> Result<Vec<JoinHandle<io::Result<()>>>, CliError> {
     let own = |stream: &dyn Fn() -> io::Result<File>| stream().map_err(CliError::Streams);
     let mut output = Vec::new();
     let stdin = match &streams.terminal {
@@ -111,19 +120,48 @@ fn connect(streams: Streams, interactive: bool) -> Result<Vec<JoinHandle<()>>, C
 /// Moves `source` to the process; its end is the end of the process's input.
 fn feed(mut source: File, mut stream: &UnixStream) {
     let mut buffer = vec![0; PIECE];
-    while let Ok(len @ 1..) = source.read(&mut buffer) {
-        if stream.write_all(buffer.get(..len).unwrap_or_default()).is_err() {
-            return;
+    loop {
+        match source.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(len) if stream.write_all(buffer.get(..len).unwrap_or_default()).is_ok() => {}
+            // The process reads no more.
+            Ok(_) => return,
+            Err(error) if can_wait(&error) => await_events(&source, PollFlags::IN),
+            Err(error) => {
+                let _ = writeln!(io::stderr(), "koya: cannot read standard input: {error}");
+                break;
+            }
         }
     }
     let _ = stream.shutdown(Shutdown::Write);
 }
 
-/// Moves what the process writes to `sink`. Reads on when nobody takes it, so that the process is not stopped by it.
-fn drain(mut stream: UnixStream, mut sink: File) {
+/// Moves what the process writes to `sink`. When nobody reads there any more, the stream is closed, so that the process
+/// gets to know it; what cannot be written otherwise is an error.
+fn drain(mut stream: UnixStream, mut sink: File) -> io::Result<()> {
     let mut buffer = vec![0; PIECE];
-    let mut taken = true;
     while let Ok(len @ 1..) = stream.read(&mut buffer) {
-        taken = taken && sink.write_all(buffer.get(..len).unwrap_or_default()).is_ok();
+        let mut rest = buffer.get(..len).unwrap_or_default();
+        while !rest.is_empty() {
+            match sink.write(rest) {
+                Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+                Err(error) if can_wait(&error) => await_events(&sink, PollFlags::OUT),
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
     }
+    Ok(())
+}
+
+/// Whether somebody else made the descriptor one that does not wait, or a signal came.
+fn can_wait(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+    )
+}
+
+fn await_events(file: &File, events: PollFlags) {
+    let _ = poll(&mut [PollFd::new(file, events)], None);
 }

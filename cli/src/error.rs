@@ -2,7 +2,6 @@
 
 use std::error::Error;
 use std::io;
-use std::process::ExitCode;
 
 use koya_image::ImageError;
 use koya_proto::client::ClientError;
@@ -47,6 +46,15 @@ pub enum CliError {
     /// The terminal of this program.
     #[error("cannot use the terminal")]
     Terminal(#[source] io::Error),
+    /// Somebody types who cannot.
+    #[error("the input device is not a TTY: leave out -t, or -i")]
+    NoTerminal,
+    /// What the process wrote did not arrive.
+    #[error("cannot write the output of the process")]
+    OutputLost(#[source] io::Error),
+    /// A stop signal that is none.
+    #[error("the image's stop signal is wrong: {0}")]
+    StopSignal(String),
     /// Taking over signals.
     #[error("cannot take over signals")]
     Signals(#[source] io::Error),
@@ -72,16 +80,16 @@ pub enum CliError {
 
 impl CliError {
     /// The exit code: that of a shell for a program that is missing or cannot be executed, otherwise 125.
-    pub fn exit_code(&self) -> ExitCode {
+    pub fn exit_code(&self) -> u8 {
         let kind = match self {
             Self::Agent(error) => error.kind(),
             _ => None,
         };
-        ExitCode::from(match kind {
+        match kind {
             Some(ErrorKind::ERROR_KIND_EXECUTABLE_MISSING) => MISSING,
             Some(ErrorKind::ERROR_KIND_NOT_EXECUTABLE) => NOT_EXECUTABLE,
             _ => FAILED,
-        })
+        }
     }
 
     /// The error and its causes in one line, without anything a terminal would act on.

@@ -30,7 +30,8 @@ impl Home {
                 .map(PathBuf::from)
                 .filter(|path| path.is_absolute())
         };
-        if let Some(folder) = set("KOYA_HOME") {
+        if let Some(folder) = env::var_os("KOYA_HOME").filter(|folder| !folder.is_empty()) {
+            let folder = std::path::absolute(folder)?;
             return Ok(Self { folder });
         }
         if rustix::process::geteuid().is_root() {

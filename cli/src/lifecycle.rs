@@ -11,8 +11,9 @@ use crate::args::{KillArgs, RmArgs, StopArgs};
 use crate::error::CliError;
 use crate::home::{Home, agent_of};
 
-const SIGTERM: u32 = 15;
 const SIGKILL: u32 = 9;
+/// How long a process that was killed may take to end, with what it wrote last.
+const GRACE: Duration = Duration::from_secs(5);
 /// How long the end of a killed container may take.
 const END: Duration = Duration::from_secs(20);
 
@@ -23,17 +24,20 @@ const END: Duration = Duration::from_secs(20);
 pub fn stop(args: &StopArgs) -> Result<ExitCode, CliError> {
     let patience = Duration::from_secs(args.time);
     each(&args.containers, |containers, state| {
-        if state.status != Status::Running {
+        if state.status == Status::Stopped {
             return Ok(());
         }
-        let agent = agent_of(containers, state)?;
-        let first: ProcessId = state.id.as_str().into();
-        // It may have ended meanwhile; the wait finds out.
-        let _ = agent.signal(&first, SIGTERM);
-        if !has_stopped(containers, state, patience) {
+        // One that boots has nothing to stop yet.
+        if let Ok(agent) = agent_of(containers, state) {
+            let first: ProcessId = state.id.as_str().into();
+            // It may have ended meanwhile; the wait finds out.
+            let _ = agent.signal(&first, state.stop_signal);
+            if has_stopped(containers, state, patience) {
+                return Ok(());
+            }
             let _ = agent.signal(&first, SIGKILL);
         }
-        await_end(containers, state)
+        end(containers, state)
     })
 }
 
@@ -53,16 +57,14 @@ pub fn kill(args: &KillArgs) -> Result<ExitCode, CliError> {
 /// [`CliError`], when nothing could be done at all.
 pub fn rm(args: &RmArgs) -> Result<ExitCode, CliError> {
     each(&args.containers, |containers, state| {
-        if args.force && state.status == Status::Running {
-            // An agent that does not answer cannot keep its microVM from being removed.
-            let _ = agent_of(containers, state)
-                .and_then(|agent| Ok(agent.signal(&state.id.as_str().into(), SIGKILL)?));
-            await_end(containers, state)?;
+        if args.force && state.status != Status::Stopped {
+            containers.kill_vmm(state);
+            end(containers, state)?;
         }
-        match containers.find(&state.id) {
-            // One that was run with --rm is gone by now.
-            Err(_) if args.force => Ok(()),
-            _ => Ok(containers.remove(state)?),
+        // One that was run with --rm is gone by now.
+        match containers.look(&state.id) {
+            None => Ok(()),
+            Some(_) => Ok(containers.remove(state)?),
         }
     })
 }
@@ -90,7 +92,12 @@ fn each(
     Ok(code)
 }
 
-fn await_end(containers: &Instances, state: &State) -> Result<(), CliError> {
+/// Waits for the end of a container that was killed, and ends its microVM if that does not come.
+fn end(containers: &Instances, state: &State) -> Result<(), CliError> {
+    if has_stopped(containers, state, GRACE) {
+        return Ok(());
+    }
+    containers.kill_vmm(state);
     match has_stopped(containers, state, END) {
         true => Ok(()),
         false => Err(CliError::Lingers(state.name.clone())),
@@ -102,8 +109,8 @@ fn has_stopped(containers: &Instances, state: &State, patience: Duration) -> boo
     let start = Instant::now();
     loop {
         if containers
-            .find(&state.id)
-            .map_or(true, |now| now.status == Status::Stopped)
+            .look(&state.id)
+            .is_none_or(|now| now.status == Status::Stopped)
         {
             return true;
         }

@@ -41,13 +41,14 @@ fn main() -> ExitCode {
         Command::Images(args) => images::list(args),
         Command::Rmi(args) => images::rmi(args),
         Command::Completion { shell } => {
-            clap_complete::generate(*shell, &mut Cli::command(), "koya", &mut io::stdout());
-            Ok(ExitCode::SUCCESS)
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "koya", &mut script);
+            print(String::from_utf8_lossy(&script).trim_end()).map(|()| ExitCode::SUCCESS)
         }
     };
     result.unwrap_or_else(|error| {
         complain(&error);
-        error.exit_code()
+        ExitCode::from(error.exit_code())
     })
 }
 

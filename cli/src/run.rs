@@ -10,7 +10,7 @@ use koya_image::ImageConfig;
 use koya_proto::client::{AgentClient, ProcessId};
 use koya_proto::v1;
 use koya_sandbox::container::{ContainerSpec, ProcessSpec};
-use koya_sandbox::instance::{Instance, Status};
+use koya_sandbox::instance::{Instance, Status, new_id};
 use koya_sandbox::parts::Parts;
 use koya_sandbox::{Disk, Sandbox, SandboxSpec, scratch};
 
@@ -19,10 +19,16 @@ use crate::attach::{self, Attachment};
 use crate::error::CliError;
 use crate::home::{Home, agent_of};
 use crate::images;
+use crate::signals::{self, Relay};
+use crate::terminal;
 
+/// What asks a process to end, unless its image says otherwise.
+const SIGTERM: u32 = 15;
 /// Serials by which the agent finds the disks.
 const IMAGE_DISK: &str = "image";
 const SCRATCH_DISK: &str = "scratch";
+/// The file of the first one in a container's folder.
+const IMAGE_FILE: &str = "image.erofs";
 /// The file of the second one in a container's folder.
 const SCRATCH_FILE: &str = "scratch.ext4";
 
@@ -31,17 +37,34 @@ const SCRATCH_FILE: &str = "scratch.ext4";
 /// # Errors
 /// [`CliError`]
 pub fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
+    check_terminal(&args.process)?;
     let home = Home::find()?;
     let parts = Parts::find()?;
     let store = home.images()?;
     let image = images::find_or_load(&store, &args.image)?;
     let process = process(&args.process, command(args, image.config())?, image.config())?;
+    let stop_signal = match &image.config().stop_signal {
+        Some(name) => signals::parse(name).map_err(CliError::StopSignal)?,
+        None => SIGTERM,
+    };
     let disk = store.disk(&image)?;
-    let mut instance = home
-        .containers()?
-        .create(args.name.as_deref(), &args.image, &process.args)?;
-    let result = run_in(&mut instance, args, &parts, &disk, process, &home.shared());
-    finish(instance, args.rm, &result)?;
+    let containers = home.containers()?;
+    let relay = Relay::start().map_err(CliError::Signals)?;
+    let mut instance = containers.create(args.name.as_deref(), &args.image, &process, stop_signal)?;
+    relay.made(instance.folder());
+    let result = run_in(
+        &mut instance,
+        args,
+        &parts,
+        &disk,
+        process,
+        &home.shared(),
+        &relay,
+    );
+    let code = result.as_ref().map_or_else(CliError::exit_code, |code| *code);
+    if let Err(error) = finish(instance, args.rm, code) {
+        crate::complain(&error);
+    }
     Ok(ExitCode::from(result?))
 }
 
@@ -53,7 +76,15 @@ fn run_in(
     disk: &Path,
     process: ProcessSpec,
     shared: &Path,
+    relay: &Relay,
 ) -> Result<u8, CliError> {
+    // Of its own, so that the image may be removed meanwhile. Another file system does not take a link.
+    let linked = instance.folder().join(IMAGE_FILE);
+    let disk = if fs::hard_link(disk, &linked).is_ok() {
+        linked
+    } else {
+        disk.to_owned()
+    };
     let scratch = instance.folder().join(SCRATCH_FILE);
     scratch::create(&scratch, args.storage)?;
     let spec = SandboxSpec {
@@ -62,7 +93,7 @@ fn run_in(
         disks: vec![
             Disk {
                 serial: IMAGE_DISK.into(),
-                path: disk.to_owned(),
+                path: disk,
                 read_only: true,
             },
             Disk {
@@ -72,9 +103,12 @@ fn run_in(
             },
         ],
     };
-    let sandbox = Sandbox::start(parts, &spec, instance.folder(), shared)?;
-    instance.state.vmm_pid = Some(sandbox.pid());
-    instance.save()?;
+    let folder = instance.folder().to_owned();
+    let sandbox = Sandbox::start(parts, &spec, &folder, shared, |pid| {
+        instance.state.vmm_pid = Some(pid);
+        // Without it the container runs all the same; only a hung guest is then harder to end.
+        let _ = instance.save();
+    })?;
     let id = instance.state.id.clone();
     let container = ContainerSpec {
         process,
@@ -88,6 +122,7 @@ fn run_in(
         &sandbox.vsock(),
         &id.as_str().into(),
         attachment,
+        relay,
         |stdio| {
             begin(agent, &id, &container, stdio)?;
             // Not before: whoever sees it run may enter it.
@@ -126,15 +161,17 @@ fn begin(agent: &AgentClient, id: &str, container: &ContainerSpec, stdio: v1::St
 }
 
 /// Keeps what is to be kept of an instance that has ended.
-fn finish(mut instance: Instance, remove: bool, result: &Result<u8, CliError>) -> Result<(), CliError> {
+fn finish(mut instance: Instance, remove: bool, code: u8) -> Result<(), CliError> {
     if remove {
         return Ok(instance.remove()?);
     }
     instance.state.status = Status::Stopped;
     instance.state.vmm_pid = None;
-    instance.state.exit_code = Some(*result.as_ref().unwrap_or(&125));
+    instance.state.exit_code = Some(code);
     instance.save()?;
-    let _ = fs::remove_file(instance.folder().join("vm.json"));
+    for file in ["vm.json", IMAGE_FILE] {
+        let _ = fs::remove_file(instance.folder().join(file));
+    }
     Ok(())
 }
 
@@ -143,14 +180,16 @@ fn finish(mut instance: Instance, remove: bool, result: &Result<u8, CliError>) -
 /// # Errors
 /// [`CliError`]
 pub fn exec(args: &ExecArgs) -> Result<ExitCode, CliError> {
+    check_terminal(&args.process)?;
     let containers = Home::find()?.containers()?;
     let state = containers.find(&args.container)?;
     let agent = agent_of(&containers, &state)?;
-    let process = process(&args.process, args.command.clone(), &ImageConfig::default())?;
-    let exec_id = format!("exec-{}", std::process::id());
+    let process = another(&args.process, args.command.clone(), &state.process)?;
+    let exec_id = new_id().map_err(CliError::Streams)?;
     let id = ProcessId::exec(&state.id, &exec_id);
-    let vsock = containers.vsock(&state);
-    let exit = attach::run(&agent, &vsock, &id, attachment(&args.process), |stdio| {
+    let relay = Relay::start().map_err(CliError::Signals)?;
+    let (vsock, attachment) = (containers.vsock(&state), attachment(&args.process));
+    let exit = attach::run(&agent, &vsock, &id, attachment, &relay, |stdio| {
         agent.exec(v1::ExecRequest {
             id: state.id.clone(),
             exec_id: exec_id.clone(),
@@ -161,6 +200,25 @@ pub fn exec(args: &ExecArgs) -> Result<ExitCode, CliError> {
         Ok(())
     })?;
     Ok(ExitCode::from(code(&exit)))
+}
+
+/// A terminal needs somebody at one.
+fn check_terminal(args: &ProcessArgs) -> Result<(), CliError> {
+    if args.tty && args.interactive && !terminal::is_there() {
+        return Err(CliError::NoTerminal);
+    }
+    Ok(())
+}
+
+/// Another process in a container: as its first one is, but for what the user says.
+fn another(args: &ProcessArgs, command: Vec<String>, first: &ProcessSpec) -> Result<ProcessSpec, CliError> {
+    let config = ImageConfig {
+        env: first.env.clone(),
+        working_dir: first.cwd.clone(),
+        user: Some(format!("{}:{}", first.user.0, first.user.1)),
+        ..ImageConfig::default()
+    };
+    process(args, command, &config)
 }
 
 fn attachment(args: &ProcessArgs) -> Attachment {
@@ -291,5 +349,9 @@ mod tests {
         );
         assert_eq!(spec.env, ["A=image", "A=mine"]);
         assert!(matches!(parse_user("nobody"), Err(CliError::User(_))));
+        // Whoever enters the container is what its first process is.
+        let entered = another(&run_args("-e B=2 image").process, vec!["id".into()], &spec).unwrap();
+        assert_eq!((entered.cwd.as_str(), entered.user), ("/mine", (1000, 0)));
+        assert_eq!(entered.env, ["A=image", "A=mine", "B=2"]);
     }
 }

@@ -1,5 +1,6 @@
 //! A container's `config.json` (OCI runtime specification 1.2), with the defaults that docker's users know.
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 /// Version of the specification that is written.
@@ -46,7 +47,8 @@ const READ_ONLY: [&str; 5] = [
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// A process that a container runs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct ProcessSpec {
     /// The program and its arguments; not empty.
     pub args: Vec<String>,

@@ -8,20 +8,27 @@
 //! There is no daemon. An instance runs as long as somebody holds its lock; what the file says about a running one whose
 //! lock is free is the past.
 
-use std::fs::{self, File};
-use std::io;
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
+use crate::container::ProcessSpec;
 use crate::sandbox;
 
 /// Characters of an id.
 const ID_LENGTH: usize = 12;
-/// Longest name: it is a host name, too.
+/// Longest name.
 const MAX_NAME: usize = 63;
+/// What a folder that is being removed is called begins with this.
+const GONE: &str = ".gone-";
+/// How long a lock may be held by somebody who only looks, or is about to end.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The state of instances cannot be read or changed.
 #[derive(Debug, thiserror::Error)]
@@ -74,7 +81,7 @@ pub enum Status {
 
 /// What `state.json` says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[serde(rename_all = "camelCase")]
 pub struct State {
     /// 12 hexadecimal digits.
     pub id: String,
@@ -92,6 +99,10 @@ pub struct State {
     pub vmm_pid: Option<u32>,
     /// How its first process ended.
     pub exit_code: Option<u8>,
+    /// The signal that asks its first process to end.
+    pub stop_signal: u32,
+    /// What its first process is; others in it are like that unless they are told otherwise.
+    pub process: ProcessSpec,
 }
 
 /// All instances of a user.
@@ -116,7 +127,7 @@ impl Instances {
     /// # Errors
     /// [`InstanceError::File`]
     pub fn at(root: &Path) -> Result<Self, InstanceError> {
-        fs::create_dir_all(root).map_err(file(root))?;
+        private_folder(root).map_err(file(root))?;
         Ok(Self {
             root: root.to_owned(),
         })
@@ -130,7 +141,8 @@ impl Instances {
         &self,
         name: Option<&str>,
         image: &str,
-        command: &[String],
+        process: &ProcessSpec,
+        stop_signal: u32,
     ) -> Result<Instance, InstanceError> {
         let id = new_id().map_err(file(Path::new("/dev/urandom")))?;
         let name = name.unwrap_or(&id);
@@ -139,6 +151,7 @@ impl Instances {
         }
         // Two that begin at once must not get one name.
         let _all = self.lock_all()?;
+        self.sweep();
         if let Some(taken) = self.list()?.into_iter().find(|state| state.name == name) {
             return Err(InstanceError::NameTaken {
                 name: name.to_owned(),
@@ -146,20 +159,24 @@ impl Instances {
             });
         }
         let folder = self.root.join(&id);
-        fs::create_dir(&folder).map_err(file(&folder))?;
+        private_folder(&folder).map_err(file(&folder))?;
+        let path = folder.join("lock");
+        File::create_new(&path).map_err(file(&path))?;
         let lock = lock(&folder)?;
         let instance = Instance {
             folder,
             state: State {
                 name: name.to_owned(),
                 image: image.to_owned(),
-                command: command.to_vec(),
+                command: process.args.clone(),
                 created: SystemTime::now()
                     .duration_since(UNIX_EPOCH)
                     .map_or(0, |since| since.as_secs()),
                 status: Status::Creating,
                 vmm_pid: None,
                 exit_code: None,
+                stop_signal,
+                process: process.clone(),
                 id: id.clone(),
             },
             _lock: lock.ok_or_else(|| InstanceError::Unknown(name.to_owned()))?,
@@ -211,15 +228,55 @@ impl Instances {
     /// [`InstanceError::Running`], [`InstanceError::File`]
     pub fn remove(&self, state: &State) -> Result<(), InstanceError> {
         let folder = self.root.join(&state.id);
-        let Some(_lock) = lock(&folder)? else {
-            return Err(InstanceError::Running(state.name.clone()));
+        let start = Instant::now();
+        let _lock = loop {
+            if let Some(lock) = lock(&folder)? {
+                break lock;
+            }
+            let stopped = read(&folder).is_none_or(|now| now.status == Status::Stopped);
+            if !stopped && start.elapsed() >= Duration::from_millis(200) || start.elapsed() >= LOCK_PATIENCE {
+                return Err(InstanceError::Running(state.name.clone()));
+            }
+            // Somebody looks, or the process that ran it is about to end.
+            thread::sleep(Duration::from_millis(10));
         };
-        fs::remove_dir_all(&folder).map_err(file(&folder))
+        remove(&folder)
+    }
+
+    /// The state of one by its whole id, as it is now; `None` if it is gone.
+    pub fn look(&self, id: &str) -> Option<State> {
+        read(&self.root.join(id))
+    }
+
+    /// Ends the VMM of one that runs, whatever its guest does. Nothing if it has ended.
+    pub fn kill_vmm(&self, state: &State) {
+        let folder = self.root.join(&state.id);
+        let Some(pid) = read(&folder).and_then(|now| now.vmm_pid) else {
+            return;
+        };
+        // The number may be another process's by now.
+        let works_there = fs::read_link(format!("/proc/{pid}/cwd"))
+            .is_ok_and(|cwd| folder.canonicalize().is_ok_and(|ours| ours == cwd));
+        let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+        if let (true, Some(pid)) = (works_there, pid) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
     }
 
     /// The socket through which ports of its guest are reached, while it runs.
     pub fn vsock(&self, state: &State) -> PathBuf {
         sandbox::vsock(&self.root.join(&state.id))
+    }
+
+    /// Removes what a process left that died while it made or removed an instance. Best done while nobody makes one.
+    fn sweep(&self) {
+        for entry in fs::read_dir(&self.root).into_iter().flatten().flatten() {
+            let folder = entry.path();
+            let gone = entry.file_name().to_string_lossy().starts_with(GONE);
+            if gone || (folder.is_dir() && read(&folder).is_none() && !is_held(&folder)) {
+                let _ = fs::remove_dir_all(&folder);
+            }
+        }
     }
 
     fn lock_all(&self) -> Result<File, InstanceError> {
@@ -243,7 +300,16 @@ impl Instance {
         let path = self.folder.join("state.json");
         let unfinished = self.folder.join("state.json.new");
         let text = serde_json::to_vec_pretty(&self.state).map_err(|error| file(&path)(error.into()))?;
-        fs::write(&unfinished, text).map_err(file(&unfinished))?;
+        let mut new = File::options()
+            .create(true)
+            .write(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&unfinished)
+            .map_err(file(&unfinished))?;
+        new.write_all(&text)
+            .and_then(|()| new.sync_all())
+            .map_err(file(&unfinished))?;
         fs::rename(&unfinished, &path).map_err(file(&path))
     }
 
@@ -252,7 +318,7 @@ impl Instance {
     /// # Errors
     /// [`InstanceError::File`]
     pub fn remove(self) -> Result<(), InstanceError> {
-        fs::remove_dir_all(&self.folder).map_err(file(&self.folder))
+        remove(&self.folder)
     }
 }
 
@@ -261,14 +327,25 @@ fn file(path: &Path) -> impl FnOnce(io::Error) -> InstanceError {
     move |source| InstanceError::File { path, source }
 }
 
+/// Removes an instance's folder: at once for everybody else, by another name. One that is gone is as wished.
+fn remove(folder: &Path) -> Result<(), InstanceError> {
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    let gone = folder.with_file_name(format!("{GONE}{name}"));
+    match fs::rename(folder, &gone).and_then(|()| fs::remove_dir_all(&gone)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(file(folder)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// A folder that only its owner may look into: what containers write is in it.
+fn private_folder(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
 /// The lock of an instance, unless somebody else holds it.
 fn lock(folder: &Path) -> Result<Option<File>, InstanceError> {
     let path = folder.join("lock");
-    let lock = File::options()
-        .create(true)
-        .append(true)
-        .open(&path)
-        .map_err(file(&path))?;
+    let lock = File::options().append(true).open(&path).map_err(file(&path))?;
     match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(Some(lock)),
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
@@ -306,7 +383,11 @@ fn is_name(name: &str) -> bool {
     (1..=MAX_NAME).contains(&name.len()) && name.chars().enumerate().all(|(at, letter)| fits(at, letter))
 }
 
-fn new_id() -> io::Result<String> {
+/// 12 random hexadecimal digits.
+///
+/// # Errors
+/// When the host has no random numbers.
+pub fn new_id() -> io::Result<String> {
     use std::io::Read;
     let mut bytes = [0; ID_LENGTH / 2];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
@@ -333,19 +414,53 @@ mod tests {
         }
     }
 
+    fn shell() -> ProcessSpec {
+        ProcessSpec {
+            args: vec!["sh".into()],
+            env: Vec::new(),
+            cwd: "/".into(),
+            user: (0, 0),
+            terminal: false,
+            privileged: false,
+        }
+    }
+
+    #[test]
+    fn nobody_else_looks_into_a_container() {
+        use std::os::unix::fs::PermissionsExt;
+        let (root, instances) = Root::new("modes");
+        let instance = instances.create(None, "debian", &shell(), 15).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&root.0), mode(instance.folder())), (0o700, 0o700));
+        assert_eq!(mode(&instance.folder().join("state.json")), 0o600);
+    }
+
+    #[test]
+    fn what_a_dead_process_left_half_made_is_removed_by_the_next() {
+        let (root, instances) = Root::new("sweep");
+        fs::create_dir_all(root.0.join(".gone-0123456789ab/x")).unwrap();
+        fs::create_dir_all(root.0.join("0123456789ab")).unwrap();
+        let instance = instances.create(None, "debian", &shell(), 15).unwrap();
+        let left: Vec<_> = fs::read_dir(&root.0)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect();
+        assert_eq!(left, [instance.folder()]);
+    }
+
     #[test]
     fn names_are_unique_and_free_again_after_removal() {
         let (_root, instances) = Root::new("names");
-        let first = instances.create(Some("web"), "debian", &[]).unwrap();
-        let error = instances.create(Some("web"), "debian", &[]).unwrap_err();
+        let first = instances.create(Some("web"), "debian", &shell(), 15).unwrap();
+        let error = instances.create(Some("web"), "debian", &shell(), 15).unwrap_err();
         assert!(
             matches!(&error, InstanceError::NameTaken { id, .. } if *id == first.state.id),
             "{error}"
         );
         first.remove().unwrap();
-        instances.create(Some("web"), "debian", &[]).unwrap();
+        instances.create(Some("web"), "debian", &shell(), 15).unwrap();
         for name in ["", "-a", "a/b", "a b", "ä", &"x".repeat(64)] {
-            let error = instances.create(Some(name), "debian", &[]).unwrap_err();
+            let error = instances.create(Some(name), "debian", &shell(), 15).unwrap_err();
             assert!(matches!(error, InstanceError::BadName(_)), "{name:?}");
         }
     }
@@ -353,7 +468,7 @@ mod tests {
     #[test]
     fn an_instance_whose_process_died_has_stopped() {
         let (_root, instances) = Root::new("died");
-        let mut instance = instances.create(Some("web"), "debian", &["sh".into()]).unwrap();
+        let mut instance = instances.create(Some("web"), "debian", &shell(), 15).unwrap();
         instance.state.status = Status::Running;
         instance.state.vmm_pid = Some(1);
         instance.save().unwrap();
@@ -371,8 +486,8 @@ mod tests {
     #[test]
     fn ids_can_be_shortened_as_long_as_they_are_clear() {
         let (_root, instances) = Root::new("ids");
-        let first = instances.create(None, "debian", &[]).unwrap();
-        let second = instances.create(None, "debian", &[]).unwrap();
+        let first = instances.create(None, "debian", &shell(), 15).unwrap();
+        let second = instances.create(None, "debian", &shell(), 15).unwrap();
         assert_eq!(instances.find(&first.state.id[..11]).unwrap(), first.state);
         assert!(matches!(instances.find(""), Err(InstanceError::Unknown(_))));
         let both = instances.list().unwrap();

@@ -1,9 +1,9 @@
 //! What a sandbox is made of, wherever it is installed: the VMM, the guest kernel and the agent.
 
 use std::env;
-use std::fs;
-use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use crate::initramfs;
@@ -93,18 +93,29 @@ impl Parts {
         }
         let packed = initramfs::archive(&fs::read(&self.agent).map_err(failed(&archive))?);
         let unfinished = archive.with_extension(std::process::id().to_string());
-        fs::create_dir_all(folder)
-            .and_then(|()| fs::write(&unfinished, packed))
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)
+            .and_then(|()| write_through(&unfinished, &packed))
             .and_then(|()| fs::rename(&unfinished, &archive))
             .map_err(failed(&archive))?;
         Ok(archive)
     }
 }
 
+/// Writes a file that is whole even after a power cut.
+fn write_through(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
 fn find(name: &'static str, variable: &'static str) -> Result<PathBuf, PartsError> {
     if let Some(path) = env::var_os(variable).map(PathBuf::from) {
         return match path.is_file() {
-            true => Ok(path),
+            // The VMM runs in another folder.
+            true => Ok(std::path::absolute(&path).unwrap_or(path)),
             false => Err(PartsError::NoFile { variable, path }),
         };
     }
@@ -134,7 +145,9 @@ mod tests {
             agent: agent.clone(),
         };
         let first = parts.initramfs(&folder).unwrap();
+        fs::write(&first, "kept").unwrap();
         assert_eq!(parts.initramfs(&folder).unwrap(), first);
+        assert_eq!(fs::read(&first).unwrap(), b"kept");
         fs::write(&agent, "another").unwrap();
         let second = parts.initramfs(&folder).unwrap();
         assert_ne!(second, first);

@@ -98,7 +98,7 @@ pub struct Sandbox {
 
 impl Sandbox {
     /// Boots a microVM whose files lie in `folder`, which is this sandbox's alone. `shared` is where things are kept that
-    /// all sandboxes use.
+    /// all sandboxes use. `spawned` is told the VMM's process as soon as there is one.
     ///
     /// # Errors
     /// [`StartError`]; no process is left then.
@@ -107,12 +107,14 @@ impl Sandbox {
         spec: &SandboxSpec,
         folder: &Path,
         shared: &Path,
+        spawned: impl FnOnce(u32),
     ) -> Result<Self, StartError> {
         let initramfs = parts.initramfs(shared)?;
         let config = folder.join("vm.json");
         fs::write(&config, vm_config(parts, spec, &initramfs).to_string())
             .map_err(|source| StartError::Folder { path: config, source })?;
         let mut vmm = spawn(parts, folder)?;
+        spawned(vmm.id());
         let console = vmm.stdout.take().map(Tail::of).unwrap_or_default();
         let said = vmm.stderr.take().map(Tail::of).unwrap_or_default();
         let socket = folder.join(VSOCK);
@@ -254,7 +256,9 @@ mod tests {
             memory_mib: 128,
             disks: Vec::new(),
         };
-        let error = Sandbox::start(&parts, &spec, &folder, &folder).err().unwrap();
+        let error = Sandbox::start(&parts, &spec, &folder, &folder, drop)
+            .err()
+            .unwrap();
         assert!(
             matches!(&error, StartError::Ended(words) if words == "koya-vmm: no KVM here"),
             "{error}"

@@ -101,7 +101,7 @@ fn told(output: &Output) -> (String, String, Option<i32>) {
     (text(&output.stdout), text(&output.stderr), output.status.code())
 }
 
-/// Waits until `path` exists.
+/// Waits until a container of this name runs.
 fn await_line(user: &User, name: &str) {
     let start = Instant::now();
     while start.elapsed() < PATIENCE {
@@ -132,7 +132,7 @@ fn ended(mut child: Child) -> Output {
     );
 }
 
-/// Whether a path is in no container's folder any more.
+/// Whether there is nothing in a folder, or no folder.
 fn is_empty(folder: &Path) -> bool {
     fs::read_dir(folder).map_or(true, |mut entries| entries.next().is_none())
 }
@@ -207,6 +207,27 @@ fn streams_go_through_whole() {
 }
 
 #[test]
+fn a_terminal_is_one_inside_and_has_the_size_of_the_one_outside() {
+    let user = User::new();
+    let inside = "busybox tty; stty size; exit 4";
+    let line = format!(
+        "stty rows 33 columns 99; exec {} run --rm -it {} sh -c '{inside}'",
+        from_env("KOYA_CLI").display(),
+        user.image().display()
+    );
+    // With a terminal of its own, and the exit code of what it runs.
+    let output = Command::new("script")
+        .args(["--quiet", "--return", "--command", &line, "/dev/null"])
+        .env("KOYA_HOME", user.home.path("home"))
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let (out, errors, code) = told(&output);
+    assert_eq!(code, Some(4), "{out}{errors}");
+    assert!(out.contains("/dev/pts/0\r\n33 99\r\n"), "{out:?}");
+}
+
+#[test]
 fn a_running_container_can_be_entered_stopped_and_removed() {
     let user = User::new();
     let image = user.image();
@@ -216,6 +237,8 @@ fn a_running_container_can_be_entered_stopped_and_removed() {
             "run",
             "--name",
             "web",
+            "-e",
+            "COLOUR=green",
             image.to_str().unwrap(),
             "sh",
             "-c",
@@ -233,10 +256,10 @@ fn a_running_container_can_be_entered_stopped_and_removed() {
         "web",
         "sh",
         "-c",
-        "echo in $(hostname); touch /mark; exit 5",
+        "echo in $(hostname) $COLOUR; touch /mark; exit 5",
     ]));
     assert_eq!((errors.as_str(), code), ("", Some(5)));
-    assert_eq!(out.trim(), format!("in {}", user.containers()[0]));
+    assert_eq!(out.trim(), format!("in {} green", user.containers()[0]));
     let (out, ..) = told(&user.done(&["exec", "web", "ls", "/mark"]));
     assert_eq!(out, "/mark\n");
     let (_, errors, code) = told(&user.done(&["exec", "web", "no-such-program"]));
@@ -256,6 +279,56 @@ fn a_running_container_can_be_entered_stopped_and_removed() {
     let listed = text(&user.done(&["ps", "-a"]).stdout);
     assert!(listed.contains("Exited (3)"), "{listed}");
     assert_eq!(told(&user.done(&["rm", "web"])).2, Some(0));
+    assert!(
+        is_empty(&user.home.path("home/containers")),
+        "something is left behind"
+    );
+}
+
+#[test]
+fn an_interrupt_while_it_boots_leaves_nothing() {
+    let user = User::new();
+    let image = user.image();
+    let booting = user
+        .koya(&["run", image.to_str().unwrap(), "sleep", "1000"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let start = Instant::now();
+    while is_empty(&user.home.path("home/containers")) {
+        assert!(start.elapsed() < PATIENCE, "no container");
+        thread::sleep(Duration::from_millis(1));
+    }
+    succeed(Command::new("kill").args(["-INT", &booting.id().to_string()]));
+    let (out, errors, code) = told(&ended(booting));
+    assert_eq!(code, Some(130), "{out}{errors}");
+    assert!(
+        is_empty(&user.home.path("home/containers")),
+        "something is left behind"
+    );
+}
+
+#[test]
+fn a_hung_microvm_is_removed_by_force() {
+    let user = User::new();
+    let image = user.image();
+    let running = user
+        .koya(&["run", "--name", "web", image.to_str().unwrap(), "sleep", "1000"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    await_line(&user, "web");
+    let listed = text(&user.done(&["ps", "--format", "json"]).stdout);
+    let state: serde_json::Value = serde_json::from_str(&listed).unwrap();
+    let vmm = state["vmmPid"].to_string();
+    succeed(Command::new("kill").args(["-STOP", &vmm]));
+    let (out, errors, code) = told(&user.done(&["rm", "-f", "web"]));
+    assert_eq!((out.as_str(), errors.as_str(), code), ("web\n", "", Some(0)));
+    assert_ne!(ended(running).status.code(), Some(0));
     assert!(
         is_empty(&user.home.path("home/containers")),
         "something is left behind"

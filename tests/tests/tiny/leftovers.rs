@@ -24,6 +24,12 @@ fn whole_machine(netns: &Netns, scratch: &Scratch) -> Monitor {
         &interface("eth0", "tap0"),
     );
     monitor.done(Method::Put, "/entropy", &json!({}));
+    let socket = monitor.scratch.path("v.sock");
+    monitor.done(
+        Method::Put,
+        "/vsock",
+        &json!({ "guest_cid": 3, "uds_path": socket }),
+    );
     monitor.boot("tour", "");
     monitor.vm.expect("tour: ready");
     monitor

@@ -43,6 +43,11 @@ fn vm_config_is_what_was_put() {
         ("/boot-source", "boot-source", boot("virtio", "quiet")),
         ("/entropy", "entropy", json!({ "rate_limiter": limits })),
         (
+            "/vsock",
+            "vsock",
+            json!({ "guest_cid": 42, "uds_path": scratch.path("v.sock") }),
+        ),
+        (
             "/serial",
             "serial",
             json!({ "serial_out_path": scratch.path("serial") }),
@@ -86,7 +91,7 @@ fn vm_config_is_what_was_put() {
     again.expect_exit(0);
     let serial = std::fs::read_to_string(scratch.path("serial")).unwrap();
     assert!(
-        serial.contains("virtio: devices: 4\nblock: sectors: 8, read-only\n"),
+        serial.contains("virtio: devices: 5\nblock: sectors: 8, read-only\n"),
         "{serial}"
     );
 }

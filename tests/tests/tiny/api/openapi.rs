@@ -110,6 +110,11 @@ fn the_real_server_answers_as_openapi_yaml_says() {
         (INTERFACE, "eth0", eth0),
         ("/entropy", "", json!({ "rate_limiter": limits })),
         (
+            "/vsock",
+            "",
+            json!({ "guest_cid": 3, "uds_path": file("v.sock") }),
+        ),
+        (
             "/serial",
             "",
             json!({ "serial_out_path": file("serial"), "rate_limiter": null }),

@@ -60,6 +60,11 @@ fn what_configures_a_guest_is_refused_after_the_start() {
             (Method::Put, "/drives/vda", drive("vda", &disk, false)),
             (Method::Put, "/network-interfaces/eth0", interface("eth0", "tap0")),
             (Method::Put, "/entropy", json!({})),
+            (
+                Method::Put,
+                "/vsock",
+                json!({ "guest_cid": 3, "uds_path": scratch.path("v.sock") }),
+            ),
             (Method::Put, "/serial", json!({})),
             (Method::Put, "/logger", json!({ "level": "Info" })),
             (

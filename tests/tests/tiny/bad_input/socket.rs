@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
+use koya_api::http::Method;
 use koya_tests::vm::Scratch;
 use serde_json::json;
 
@@ -68,4 +69,20 @@ fn a_socket_in_a_missing_folder() {
     let file = scratch.file("file", "").display().to_string();
     let path = format!("{file}/api.sock");
     refused_arguments(&["--api-sock", &path], &[&path, "Not a directory"]);
+}
+
+#[test]
+fn a_vsock_path_that_exists_stays_as_it_is() {
+    let scratch = Scratch::new();
+    let file = scratch.file("precious", "mine");
+    let monitor = Monitor::start();
+    let vsock = json!({ "guest_cid": 3, "uds_path": file }).to_string();
+    let fault = monitor.refused(Method::Put, "/vsock", &vsock);
+    let begin = "Vsock config error: Cannot create backend for vsock device: cannot listen at";
+    assert!(fault.starts_with(begin) && fault.contains("precious"), "{fault}");
+    assert_eq!(fs::read_to_string(&file).unwrap(), "mine");
+    // Another path does, also twice.
+    let vsock = json!({ "guest_cid": 3, "uds_path": scratch.path("v.sock") });
+    monitor.done(Method::Put, "/vsock", &vsock);
+    monitor.done(Method::Put, "/vsock", &vsock);
 }
