@@ -90,10 +90,10 @@ pub struct RunArgs {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=32))]
     pub vcpus: u8,
     /// Memory of the microVM, as 512m or 2g
-    #[arg(long, default_value = "512m", value_name = "SIZE", value_parser = crate::size::parse)]
+    #[arg(long, default_value = "512m", value_name = "SIZE", value_parser = crate::size::memory)]
     pub vm_memory: u64,
     /// Size of the disk that takes what the container writes
-    #[arg(long, default_value = "10g", value_name = "SIZE", value_parser = crate::size::parse)]
+    #[arg(long, default_value = "10g", value_name = "SIZE", value_parser = crate::size::storage)]
     pub storage: u64,
     /// Print help; -h is the host name, as docker's users expect
     #[arg(long, action = clap::ArgAction::Help)]

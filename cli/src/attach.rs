@@ -144,6 +144,7 @@ fn drain(mut stream: UnixStream, mut sink: File) -> io::Result<()> {
         let mut rest = buffer.get(..len).unwrap_or_default();
         while !rest.is_empty() {
             match sink.write(rest) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => rest = rest.get(written..).unwrap_or_default(),
                 Err(error) if can_wait(&error) => await_events(&sink, PollFlags::OUT),
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),

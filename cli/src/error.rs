@@ -16,6 +16,9 @@ const FAILED: u8 = 125;
 const NOT_EXECUTABLE: u8 = 126;
 const MISSING: u8 = 127;
 
+/// Characters of an error that are shown: a guest may have a say in it.
+const LONGEST_LINE: usize = 2000;
+
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
@@ -101,9 +104,10 @@ impl CliError {
             line.push_str(&cause.to_string());
             source = cause.source();
         }
-        line.replace('\n', "; ")
-            .chars()
+        let line = line.replace('\n', "; ");
+        line.chars()
             .filter(|letter| !letter.is_control())
+            .take(LONGEST_LINE)
             .collect()
     }
 }

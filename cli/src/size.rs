@@ -1,5 +1,10 @@
 //! Sizes as docker writes them: `512m`, `2g`, `1073741824`.
 
+use koya_sandbox::scratch::MIN_SIZE;
+
+/// The least memory in which the kernel and the agent boot, in bytes.
+const MIN_MEMORY: u64 = 64 << 20;
+
 /// A size in bytes.
 ///
 /// # Errors
@@ -17,6 +22,36 @@ pub fn parse(text: &str) -> Result<u64, String> {
     };
     let number: u64 = digits.parse().map_err(|_| wrong())?;
     number.checked_mul(1 << shift).ok_or_else(wrong)
+}
+
+/// Memory of a microVM: whole MiB, and enough for a kernel with the agent.
+///
+/// # Errors
+/// What would be right, if it is not.
+pub fn memory(text: &str) -> Result<u64, String> {
+    let bytes = parse(text)?;
+    if bytes < MIN_MEMORY || !bytes.is_multiple_of(1 << 20) {
+        return Err(format!(
+            "{text:?} cannot be a microVM's memory: it has whole MiB, at least {}",
+            MIN_MEMORY >> 20
+        ));
+    }
+    Ok(bytes)
+}
+
+/// Size of a scratch disk.
+///
+/// # Errors
+/// What would be right, if it is too small.
+pub fn storage(text: &str) -> Result<u64, String> {
+    let bytes = parse(text)?;
+    if bytes < MIN_SIZE {
+        return Err(format!(
+            "{text:?} is too small for a file system: it takes at least {} MiB",
+            MIN_SIZE >> 20
+        ));
+    }
+    Ok(bytes)
 }
 
 /// A size for people.
@@ -56,6 +91,15 @@ mod tests {
         for text in ["", "m", "1x", "-1", "1.5g", "99999999999g"] {
             assert!(parse(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn what_cannot_boot_is_refused_before_anything_is_made() {
+        assert_eq!(memory("64m"), Ok(64 << 20));
+        for text in ["0", "63m", "100k", "67108865"] {
+            assert!(memory(text).is_err(), "{text}");
+        }
+        assert!(storage("1m").is_err() && storage("16m").is_ok());
     }
 
     #[test]

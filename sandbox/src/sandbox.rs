@@ -45,6 +45,9 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// A path that the VMM's configuration cannot hold.
+    #[error("{0:?} is not UTF-8, which the microVM's configuration needs")]
+    Path(PathBuf),
     /// The VMM cannot be started.
     #[error("cannot run {program:?}")]
     Spawn {
@@ -111,7 +114,7 @@ impl Sandbox {
     ) -> Result<Self, StartError> {
         let initramfs = parts.initramfs(shared)?;
         let config = folder.join("vm.json");
-        fs::write(&config, vm_config(parts, spec, &initramfs).to_string())
+        fs::write(&config, vm_config(parts, spec, &initramfs)?.to_string())
             .map_err(|source| StartError::Folder { path: config, source })?;
         let mut vmm = spawn(parts, folder)?;
         spawned(vmm.id());
@@ -140,11 +143,6 @@ impl Sandbox {
     pub fn vsock(&self) -> PathBuf {
         vsock(&self.folder)
     }
-
-    /// The VMM's process.
-    pub fn pid(&self) -> u32 {
-        self.vmm.id()
-    }
 }
 
 impl Drop for Sandbox {
@@ -163,22 +161,29 @@ fn end(vmm: &mut Child) {
     let _ = vmm.wait();
 }
 
-fn vm_config(parts: &Parts, spec: &SandboxSpec, initramfs: &Path) -> serde_json::Value {
+fn vm_config(parts: &Parts, spec: &SandboxSpec, initramfs: &Path) -> Result<serde_json::Value, StartError> {
+    let text = |path: &Path| {
+        path.to_str()
+            .map(str::to_owned)
+            .ok_or_else(|| StartError::Path(path.to_owned()))
+    };
+    let (kernel, initramfs) = (text(&parts.kernel)?, text(initramfs)?);
     let drives = spec.disks.iter().map(|disk| {
-        json!({
+        Ok(json!({
             "drive_id": disk.serial,
-            "path_on_host": disk.path,
+            "path_on_host": text(&disk.path)?,
             "is_root_device": false,
             "is_read_only": disk.read_only,
-        })
+        }))
     });
-    json!({
-        "boot-source": { "kernel_image_path": parts.kernel, "initrd_path": initramfs, "boot_args": BOOT_ARGS },
+    let drives = drives.collect::<Result<Vec<_>, StartError>>()?;
+    Ok(json!({
+        "boot-source": { "kernel_image_path": kernel, "initrd_path": initramfs, "boot_args": BOOT_ARGS },
         "machine-config": { "vcpu_count": spec.vcpus, "mem_size_mib": spec.memory_mib },
-        "drives": drives.collect::<Vec<_>>(),
+        "drives": drives,
         "vsock": { "guest_cid": GUEST_CID, "uds_path": VSOCK },
         "entropy": {},
-    })
+    }))
 }
 
 fn spawn(parts: &Parts, folder: &Path) -> Result<Child, StartError> {

@@ -5,9 +5,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// Size of a scratch disk unless something else is asked for, in bytes: 10 GiB, as docker's devicemapper gave. Sparse:
-/// the host gives only what is written.
-pub const DEFAULT_SIZE: u64 = 10 << 30;
 /// The smallest that holds an ext4 with a journal, in bytes.
 pub const MIN_SIZE: u64 = 16 << 20;
 

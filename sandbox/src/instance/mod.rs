@@ -8,9 +8,11 @@
 //! There is no daemon. An instance runs as long as somebody holds its lock; what the file says about a running one whose
 //! lock is free is the past.
 
-use std::fs::{self, DirBuilder, File};
+mod folder;
+
+use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -25,8 +27,6 @@ use crate::sandbox;
 const ID_LENGTH: usize = 12;
 /// Longest name.
 const MAX_NAME: usize = 63;
-/// What a folder that is being removed is called begins with this.
-const GONE: &str = ".gone-";
 /// How long a lock may be held by somebody who only looks, or is about to end.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -127,7 +127,7 @@ impl Instances {
     /// # Errors
     /// [`InstanceError::File`]
     pub fn at(root: &Path) -> Result<Self, InstanceError> {
-        private_folder(root).map_err(file(root))?;
+        folder::private(root).map_err(file(root))?;
         Ok(Self {
             root: root.to_owned(),
         })
@@ -151,7 +151,7 @@ impl Instances {
         }
         // Two that begin at once must not get one name.
         let _all = self.lock_all()?;
-        self.sweep();
+        folder::sweep(&self.root);
         if let Some(taken) = self.list()?.into_iter().find(|state| state.name == name) {
             return Err(InstanceError::NameTaken {
                 name: name.to_owned(),
@@ -159,10 +159,8 @@ impl Instances {
             });
         }
         let folder = self.root.join(&id);
-        private_folder(&folder).map_err(file(&folder))?;
-        let path = folder.join("lock");
-        File::create_new(&path).map_err(file(&path))?;
-        let lock = lock(&folder)?;
+        folder::private(&folder).map_err(file(&folder))?;
+        let lock = folder::new_lock(&folder)?;
         let instance = Instance {
             folder,
             state: State {
@@ -179,7 +177,7 @@ impl Instances {
                 process: process.clone(),
                 id: id.clone(),
             },
-            _lock: lock.ok_or_else(|| InstanceError::Unknown(name.to_owned()))?,
+            _lock: lock,
         };
         instance.save()?;
         Ok(instance)
@@ -194,7 +192,7 @@ impl Instances {
         let mut states = Vec::new();
         for entry in fs::read_dir(&self.root).map_err(file(&self.root))? {
             let folder = entry.map_err(file(&self.root))?.path();
-            if let Some(state) = read(&folder) {
+            if let Some(state) = folder::read(&folder) {
                 states.push(state);
             }
         }
@@ -230,28 +228,28 @@ impl Instances {
         let folder = self.root.join(&state.id);
         let start = Instant::now();
         let _lock = loop {
-            if let Some(lock) = lock(&folder)? {
+            if let Some(lock) = folder::lock(&folder)? {
                 break lock;
             }
-            let stopped = read(&folder).is_none_or(|now| now.status == Status::Stopped);
+            let stopped = folder::read(&folder).is_none_or(|now| now.status == Status::Stopped);
             if !stopped && start.elapsed() >= Duration::from_millis(200) || start.elapsed() >= LOCK_PATIENCE {
                 return Err(InstanceError::Running(state.name.clone()));
             }
             // Somebody looks, or the process that ran it is about to end.
             thread::sleep(Duration::from_millis(10));
         };
-        remove(&folder)
+        folder::remove(&folder)
     }
 
     /// The state of one by its whole id, as it is now; `None` if it is gone.
     pub fn look(&self, id: &str) -> Option<State> {
-        read(&self.root.join(id))
+        folder::read(&self.root.join(id))
     }
 
     /// Ends the VMM of one that runs, whatever its guest does. Nothing if it has ended.
     pub fn kill_vmm(&self, state: &State) {
         let folder = self.root.join(&state.id);
-        let Some(pid) = read(&folder).and_then(|now| now.vmm_pid) else {
+        let Some(pid) = folder::read(&folder).and_then(|now| now.vmm_pid) else {
             return;
         };
         // The number may be another process's by now.
@@ -266,17 +264,6 @@ impl Instances {
     /// The socket through which ports of its guest are reached, while it runs.
     pub fn vsock(&self, state: &State) -> PathBuf {
         sandbox::vsock(&self.root.join(&state.id))
-    }
-
-    /// Removes what a process left that died while it made or removed an instance. Best done while nobody makes one.
-    fn sweep(&self) {
-        for entry in fs::read_dir(&self.root).into_iter().flatten().flatten() {
-            let folder = entry.path();
-            let gone = entry.file_name().to_string_lossy().starts_with(GONE);
-            if gone || (folder.is_dir() && read(&folder).is_none() && !is_held(&folder)) {
-                let _ = fs::remove_dir_all(&folder);
-            }
-        }
     }
 
     fn lock_all(&self) -> Result<File, InstanceError> {
@@ -297,7 +284,7 @@ impl Instance {
     /// # Errors
     /// [`InstanceError::File`]
     pub fn save(&self) -> Result<(), InstanceError> {
-        let path = self.folder.join("state.json");
+        let path = self.folder.join(folder::STATE);
         let unfinished = self.folder.join("state.json.new");
         let text = serde_json::to_vec_pretty(&self.state).map_err(|error| file(&path)(error.into()))?;
         let mut new = File::options()
@@ -318,62 +305,13 @@ impl Instance {
     /// # Errors
     /// [`InstanceError::File`]
     pub fn remove(self) -> Result<(), InstanceError> {
-        remove(&self.folder)
+        folder::remove(&self.folder)
     }
 }
 
 fn file(path: &Path) -> impl FnOnce(io::Error) -> InstanceError {
     let path = path.to_owned();
     move |source| InstanceError::File { path, source }
-}
-
-/// Removes an instance's folder: at once for everybody else, by another name. One that is gone is as wished.
-fn remove(folder: &Path) -> Result<(), InstanceError> {
-    let name = folder.file_name().unwrap_or_default().to_string_lossy();
-    let gone = folder.with_file_name(format!("{GONE}{name}"));
-    match fs::rename(folder, &gone).and_then(|()| fs::remove_dir_all(&gone)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(file(folder)(error)),
-        _ => Ok(()),
-    }
-}
-
-/// A folder that only its owner may look into: what containers write is in it.
-fn private_folder(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)
-}
-
-/// The lock of an instance, unless somebody else holds it.
-fn lock(folder: &Path) -> Result<Option<File>, InstanceError> {
-    let path = folder.join("lock");
-    let lock = File::options().append(true).open(&path).map_err(file(&path))?;
-    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(Some(lock)),
-        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
-        Err(error) => Err(file(&path)(error.into())),
-    }
-}
-
-/// The state of the instance in `folder`, as it is now.
-fn read(folder: &Path) -> Option<State> {
-    let text = fs::read(folder.join("state.json")).ok()?;
-    let mut state: State = serde_json::from_slice(&text).ok()?;
-    if folder.file_name() != Some(state.id.as_ref()) {
-        return None;
-    }
-    if state.status != Status::Stopped && !is_held(folder) {
-        state.status = Status::Stopped;
-        state.vmm_pid = None;
-    }
-    Some(state)
-}
-
-/// Whether somebody holds the lock of the instance in `folder`. Looks without taking it.
-fn is_held(folder: &Path) -> bool {
-    let Ok(lock) = File::open(folder.join("lock")) else {
-        return false;
-    };
-    // A shared lock of ours would be in the way of nobody but a removal, for an instant.
-    flock(&lock, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
 }
 
 fn is_name(name: &str) -> bool {
@@ -440,12 +378,23 @@ mod tests {
         let (root, instances) = Root::new("sweep");
         fs::create_dir_all(root.0.join(".gone-0123456789ab/x")).unwrap();
         fs::create_dir_all(root.0.join("0123456789ab")).unwrap();
+        // Neither is a half-made instance of ours.
+        fs::create_dir_all(root.0.join("photographs")).unwrap();
+        fs::create_dir_all(root.0.join("ba9876543210")).unwrap();
+        fs::write(root.0.join("ba9876543210/state.json"), r#"{"version": 9}"#).unwrap();
         let instance = instances.create(None, "debian", &shell(), 15).unwrap();
-        let left: Vec<_> = fs::read_dir(&root.0)
+        let mut left: Vec<_> = fs::read_dir(&root.0)
             .unwrap()
             .map(|entry| entry.unwrap().path())
             .collect();
-        assert_eq!(left, [instance.folder()]);
+        left.sort();
+        let mut kept = vec![
+            root.0.join("ba9876543210"),
+            root.0.join("photographs"),
+            instance.folder().to_owned(),
+        ];
+        kept.sort();
+        assert_eq!(left, kept);
     }
 
     #[test]
