@@ -399,6 +399,74 @@ impl AgentClient {
             .map(drop)
     }
 
+    /// Gives a container new limits: `linux.resources` of the OCI runtime
+    /// specification as JSON.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ERROR_KIND_INVALID`], [`ErrorKind::ERROR_KIND_RUNTIME`].
+    pub fn update(&self, id: &str, resources: Vec<u8>) -> Result<(), ClientError> {
+        let request = v1::UpdateRequest {
+            id: id.to_owned(),
+            resources,
+            ..Default::default()
+        };
+        self.call("Update", |calls, context| calls.update(context, &request))
+            .map(drop)
+    }
+
+    /// Moves network devices into a container and sets them up.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ERROR_KIND_NOT_FOUND`] if no device has the address;
+    /// [`ErrorKind::ERROR_KIND_INVALID`], [`ErrorKind::ERROR_KIND_RUNTIME`].
+    pub fn configure_network(&self, request: &v1::ConfigureNetworkRequest) -> Result<(), ClientError> {
+        self.call("ConfigureNetwork", |calls, context| {
+            calls.configure_network(context, request)
+        })
+        .map(drop)
+    }
+
+    /// Joins a stream to a TCP port of a container's loopback device.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ERROR_KIND_RUNTIME`] if nobody listens there.
+    pub fn dial(&self, request: &v1::DialRequest) -> Result<(), ClientError> {
+        self.call("Dial", |calls, context| calls.dial(context, request))
+            .map(drop)
+    }
+
+    /// What is at a path of a container.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ERROR_KIND_NOT_FOUND`] if there is no such container; that
+    /// nothing is at the path is an answer.
+    pub fn stat_path(&self, id: &str, path: &str) -> Result<v1::StatPathResponse, ClientError> {
+        let request = v1::StatPathRequest {
+            id: id.to_owned(),
+            path: path.to_owned(),
+            ..Default::default()
+        };
+        self.call("StatPath", |calls, context| calls.stat_path(context, &request))
+    }
+
+    /// Unpacks a tar stream in a container, as long as it takes.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ERROR_KIND_STORAGE`], [`ErrorKind::ERROR_KIND_INVALID`].
+    pub fn copy_in(&self, request: &v1::CopyInRequest) -> Result<(), ClientError> {
+        self.call_within("CopyIn", None, |calls, context| calls.copy_in(context, request))
+            .map(drop)
+    }
+
+    /// Packs a file or folder of a container as a tar stream, as long as it takes.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ERROR_KIND_STORAGE`], [`ErrorKind::ERROR_KIND_INVALID`].
+    pub fn copy_out(&self, request: &v1::CopyOutRequest) -> Result<(), ClientError> {
+        self.call_within("CopyOut", None, |calls, context| calls.copy_out(context, request))
+            .map(drop)
+    }
+
     fn call<T>(
         &self,
         name: &'static str,

@@ -39,7 +39,7 @@ pub mod v1 {
 /// Version of this protocol whose change breaks older peers.
 pub const PROTOCOL_MAJOR: u32 = 1;
 /// Version of this protocol that grows with every addition.
-pub const PROTOCOL_MINOR: u32 = 0;
+pub const PROTOCOL_MINOR: u32 = 1;
 
 /// ttRPC name of the service.
 pub const SERVICE: &str = "koya.agent.v1.Agent";
@@ -58,3 +58,6 @@ pub const STREAM_SOCKET: &str = "stream.sock";
 /// Largest `config.json` or process JSON that the agent takes, in bytes; a
 /// request has to fit into ttRPC's 4 MiB with room to spare.
 pub const MAX_JSON: usize = 1 << 20;
+
+/// Folder of the guest in which shares of the host are mounted, each by its tag.
+pub const SHARES: &str = "/run/koya/shares";
