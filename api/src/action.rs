@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{
     BootSource, Drive, DriveUpdate, Entropy, Logger, MachineConfig, MachineConfigUpdate, Metrics,
-    NetworkInterface, NetworkInterfaceUpdate, Serial, VmConfig, Vsock,
+    NetworkInterface, NetworkInterfaceUpdate, Serial, SharedFolder, VmConfig, Vsock,
 };
 use crate::error::ActionError;
 use crate::instance::{InstanceInfo, VersionInfo};
@@ -32,6 +32,8 @@ pub enum Action {
     PutNetworkInterface(NetworkInterface),
     /// Change a network interface of the running microVM.
     PatchNetworkInterface(NetworkInterfaceUpdate),
+    /// Add a shared folder, or replace the one with this id.
+    PutSharedFolder(SharedFolder),
     /// Boot.
     StartInstance,
     /// Press Ctrl+Alt+Del on the guest's keyboard.
@@ -87,6 +89,7 @@ impl Action {
             | Self::PutBootSource(_)
             | Self::PutDrive(_)
             | Self::PutNetworkInterface(_)
+            | Self::PutSharedFolder(_)
             | Self::StartInstance
             | Self::PutLogger(_)
             | Self::PutMetrics(_)

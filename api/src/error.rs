@@ -34,6 +34,9 @@ pub enum ActionError {
     /// The network interface cannot be added or changed.
     #[error("Network config error")]
     Network(#[source] Cause),
+    /// The shared folder cannot be added.
+    #[error("Shared folder config error")]
+    SharedFolder(#[source] Cause),
     /// The vCPUs or the memory cannot be as asked.
     #[error("Machine config error")]
     Machine(#[source] MachineConfigError),

@@ -10,6 +10,7 @@ use std::str::FromStr;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use koya_api::config::LogLevel;
 use log::{LevelFilter, Log, Metadata, Record};
 
 use crate::time::LocalTime;
@@ -226,6 +227,18 @@ impl Log for Logger {
     }
 
     fn flush(&self) {}
+}
+
+/// The level of the configuration as the log knows it.
+pub fn level_filter(level: LogLevel) -> LevelFilter {
+    match level {
+        LogLevel::Off => LevelFilter::Off,
+        LogLevel::Error => LevelFilter::Error,
+        LogLevel::Warn => LevelFilter::Warn,
+        LogLevel::Info => LevelFilter::Info,
+        LogLevel::Debug => LevelFilter::Debug,
+        LogLevel::Trace => LevelFilter::Trace,
+    }
 }
 
 #[cfg(test)]

@@ -1,13 +1,16 @@
 //! Mapping guest memory.
 
+use std::fs::File;
 use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::sync::Arc;
 
 use koya_api::config::HugePages;
 use koya_boot::memory_ranges;
 use koya_devices::GuestRam;
 use vm_memory::bitmap::{AtomicBitmap, Bitmap, NewBitmap};
 use vm_memory::mmap::{MmapRegionBuilder, MmapRegionError};
-use vm_memory::{GuestRegionMmap, MmapRegion};
+use vm_memory::{FileOffset, GuestRegionMmap, MmapRegion};
 
 /// Bytes of a MiB.
 const MIB: u64 = 1 << 20;
@@ -49,9 +52,12 @@ pub struct MemoryPlan {
     pub huge_pages: HugePages,
     /// Whether writes of the devices are tracked.
     pub track_dirty_pages: bool,
+    /// Whether another process can map it too, given its descriptor.
+    pub shared: bool,
 }
 
-/// Maps guest memory: anonymous, private, zeroed, and taken from the host only when it is touched.
+/// Maps guest memory: zeroed, taken from the host only when it is touched, and private unless it is to be shared. Then it
+/// is a file without a name (memfd), one for each region.
 pub fn map(plan: MemoryPlan) -> Result<GuestRam, MemoryError> {
     let wanted_mib = plan.mib;
     let host_mib = host_memory().checked_div(MIB).unwrap_or(0);
@@ -66,7 +72,6 @@ pub fn map(plan: MemoryPlan) -> Result<GuestRam, MemoryError> {
             "; are there enough free 2 MiB pages (vm.nr_hugepages)?",
         ),
     };
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | kind;
     let failed = |source| MemoryError::Map {
         wanted_mib,
         hint,
@@ -74,12 +79,21 @@ pub fn map(plan: MemoryPlan) -> Result<GuestRam, MemoryError> {
     };
     let mut regions = Vec::new();
     for (start, len) in memory_ranges(wanted_mib.saturating_mul(MIB)) {
+        let file = match plan.shared {
+            true => Some(memory_file(len, plan.huge_pages).map_err(failed)?),
+            false => None,
+        };
         let mapping = map_aligned(|| {
             let bitmap = plan.track_dirty_pages.then(|| AtomicBitmap::with_len(len));
-            MmapRegionBuilder::new_with_bitmap(len, bitmap)
-                .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-                .with_mmap_flags(flags)
-                .build()
+            let builder = MmapRegionBuilder::new_with_bitmap(len, bitmap)
+                .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE);
+            match &file {
+                Some(file) => builder
+                    .with_file_offset(FileOffset::from_arc(file.clone(), 0))
+                    .with_mmap_flags(libc::MAP_SHARED | kind),
+                None => builder.with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | kind),
+            }
+            .build()
         })
         .map_err(|error| match error {
             MmapRegionError::Mmap(source) => failed(source),
@@ -94,6 +108,29 @@ pub fn map(plan: MemoryPlan) -> Result<GuestRam, MemoryError> {
         regions.push(region);
     }
     GuestRam::from_regions(regions).map_err(MemoryError::Layout)
+}
+
+/// A file without a name that is memory, which nobody can make shorter under those who map it.
+fn memory_file(len: usize, huge_pages: HugePages) -> io::Result<Arc<File>> {
+    let kind = match huge_pages {
+        HugePages::None | HugePages::Transparent => 0,
+        HugePages::TwoMib => libc::MFD_HUGETLB | libc::MFD_HUGE_2MB,
+    };
+    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING | kind;
+    // SAFETY: the name is a string with its zero, which the call only reads.
+    let fd = unsafe { libc::memfd_create(c"guest-memory".as_ptr(), flags) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: `fd` is a new descriptor that nobody else owns.
+    let file = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
+    file.set_len(u64::try_from(len).unwrap_or(u64::MAX))?;
+    let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+    // SAFETY: no memory is passed, and the descriptor is open.
+    match unsafe { libc::fcntl(fd, libc::F_ADD_SEALS, seals) } {
+        0 => Ok(Arc::new(file)),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Maps a region where 2 MiB pages of the guest and of the host coincide, if it can: only then does the host back
@@ -145,7 +182,9 @@ fn host_memory() -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
+    use vm_memory::{
+        Address, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress,
+    };
 
     use super::*;
 
@@ -154,6 +193,7 @@ mod tests {
             mib,
             huge_pages: HugePages::None,
             track_dirty_pages: false,
+            shared: false,
         }
     }
 
@@ -169,10 +209,37 @@ mod tests {
     fn huge_pages_of_guest_and_host_coincide() {
         // Pushes the next mapping off its alignment where the kernel does not care for it.
         let _page: MmapRegion = MmapRegionBuilder::new(4096).build().unwrap();
-        let ram = map(plan(4096)).unwrap();
-        for region in ram.iter() {
-            let host = region.get_host_address(MemoryRegionAddress(0)).unwrap();
-            assert_eq!(host.addr() % HUGE_PAGE, 0);
+        for shared in [false, true] {
+            let ram = map(MemoryPlan { shared, ..plan(4096) }).unwrap();
+            for region in ram.iter() {
+                let host = region.get_host_address(MemoryRegionAddress(0)).unwrap();
+                assert_eq!(host.addr() % HUGE_PAGE, 0);
+            }
+        }
+    }
+
+    #[test]
+    fn shared_memory_is_seen_through_its_descriptor_and_cannot_shrink() {
+        use std::os::unix::fs::FileExt;
+        assert!(
+            map(plan(64))
+                .unwrap()
+                .iter()
+                .all(|region| region.file_offset().is_none())
+        );
+        let ram = map(MemoryPlan {
+            shared: true,
+            ..plan(4096)
+        })
+        .unwrap();
+        for (region, value) in ram.iter().zip([7_u8, 8]) {
+            ram.write_obj(value, region.start_addr().checked_add(5).unwrap())
+                .unwrap();
+            let file = region.file_offset().unwrap();
+            let mut seen = [0];
+            file.file().read_exact_at(&mut seen, file.start() + 5).unwrap();
+            assert_eq!(seen, [value]);
+            assert!(file.file().set_len(4096).is_err());
         }
     }
 

@@ -11,13 +11,12 @@ use std::time::Duration;
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use koya_api::action::WantedState;
 use koya_api::config::{
-    CpuTemplate, DriveUpdate, LogLevel, Logger, MachineConfig, MachineConfigError, MachineConfigUpdate,
-    Metrics, NetworkInterfaceUpdate, RateLimiter, TokenBucket, VmConfig,
+    CpuTemplate, DriveUpdate, Logger, MachineConfig, MachineConfigError, MachineConfigUpdate, Metrics,
+    NetworkInterfaceUpdate, RateLimiter, TokenBucket, VmConfig,
 };
 use koya_api::error::Cause;
 use koya_api::{Action, ActionError, ActionHandler, InstanceInfo, InstanceState, Outcome, VersionInfo};
 use koya_devices::legacy::Console;
-use log::LevelFilter;
 use vmm_sys_util::timerfd::TimerFd;
 
 use crate::boot_timer::BootTimer;
@@ -326,7 +325,7 @@ impl Monitor {
             .map_err(|error| ActionError::Logger(Box::new(error)))?;
         let update = LoggerUpdate {
             path: config.log_path.clone(),
-            level: Some(level_filter(config.level.unwrap_or_default())),
+            level: Some(logger::level_filter(config.level.unwrap_or_default())),
             module: config.module.clone(),
             show_level: config.show_level,
             show_origin: config.show_log_origin,
@@ -373,6 +372,10 @@ impl Monitor {
                 .resources()?
                 .set_network(config)
                 .map_err(|error| ActionError::Network(Box::new(error))),
+            Action::PutSharedFolder(config) => self
+                .resources()?
+                .set_shared_folder(config)
+                .map_err(|error| ActionError::SharedFolder(Box::new(error))),
             Action::PutEntropy(config) => self
                 .resources()?
                 .set_entropy(config)
@@ -484,15 +487,4 @@ fn build(
         .wire(*resources, timer)?
         .load()?
         .start()
-}
-
-fn level_filter(level: LogLevel) -> LevelFilter {
-    match level {
-        LogLevel::Off => LevelFilter::Off,
-        LogLevel::Error => LevelFilter::Error,
-        LogLevel::Warn => LevelFilter::Warn,
-        LogLevel::Info => LevelFilter::Info,
-        LogLevel::Debug => LevelFilter::Debug,
-        LogLevel::Trace => LevelFilter::Trace,
-    }
 }

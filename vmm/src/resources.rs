@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 
 use koya_api::config::{
     BootSource, Drive, DriveBackend, DriveConfigError, Entropy, IoEngine, MachineConfig, NetworkConfigError,
-    NetworkInterface, PathError, Serial, VmConfig, Vsock as VsockSection,
+    NetworkInterface, PathError, Serial, SharedFolder, SharedFolderError, VmConfig, Vsock as VsockSection,
 };
 use koya_boot::{Cmdline, CmdlineError};
 use koya_devices::virtio::block::{BlockBackend, BlockError, FileBackend, UringBackend};
+use koya_devices::virtio::fs::{Program, ProgramError};
 use koya_devices::virtio::net::{Tap, TapError};
 use koya_devices::virtio::vsock::{Vsock, VsockConfig, VsockError};
 
@@ -85,9 +86,20 @@ pub enum ResourceError {
     },
     /// No more interrupts.
     #[error(
-        "a microVM has at most {MAX_DEVICES} devices: drives, network interfaces, the entropy and the socket device together"
+        "a microVM has at most {MAX_DEVICES} devices: drives, network interfaces, shared folders, the entropy and the socket device together"
     )]
     TooManyDevices,
+    /// A shared folder's description contradicts itself or another.
+    #[error(transparent)]
+    SharedFolder(#[from] SharedFolderError),
+    /// Nobody serves a shared folder.
+    #[error("shared folder {id:?}")]
+    Program {
+        /// Which folder.
+        id: String,
+        /// Why.
+        source: ProgramError,
+    },
     /// The socket device cannot listen.
     #[error("Cannot create backend for vsock device")]
     Vsock(#[source] VsockError),
@@ -132,6 +144,14 @@ pub struct OpenNetwork {
     pub tap: Tap,
 }
 
+/// A shared folder whose program is there.
+pub struct OpenFolder {
+    /// Its description.
+    pub config: SharedFolder,
+    /// The connected program.
+    pub program: Program,
+}
+
 /// An opened socket device.
 pub struct OpenVsock {
     /// Its description.
@@ -151,6 +171,8 @@ pub struct Resources {
     pub drives: Vec<OpenDrive>,
     /// In the order in which the guest finds them.
     pub networks: Vec<OpenNetwork>,
+    /// In the order in which the guest finds them.
+    pub shared_folders: Vec<OpenFolder>,
     /// The entropy device.
     pub entropy: Option<Entropy>,
     /// The socket device.
@@ -230,6 +252,30 @@ impl Resources {
         Ok(())
     }
 
+    /// Connects to the program behind a shared folder and adds it, or puts it in the place of the one with the same id.
+    pub fn set_shared_folder(&mut self, config: SharedFolder) -> Result<(), ResourceError> {
+        config.check_among(self.shared_folders.iter().map(|folder| &folder.config))?;
+        let position = self
+            .shared_folders
+            .iter()
+            .position(|folder| folder.config.folder_id == config.folder_id);
+        let known = position.and_then(|position| self.shared_folders.get_mut(position));
+        match known {
+            // A program takes one connection only; the one that is open is the one that is asked for.
+            Some(known) if known.config.socket == config.socket => known.config = config,
+            Some(known) => {
+                known.program = connect(&config)?;
+                known.config = config;
+            }
+            None => {
+                self.check_room()?;
+                let program = connect(&config)?;
+                self.shared_folders.push(OpenFolder { config, program });
+            }
+        }
+        Ok(())
+    }
+
     /// Adds the entropy device.
     pub fn set_entropy(&mut self, config: Entropy) -> Result<(), ResourceError> {
         if self.entropy.is_none() {
@@ -292,6 +338,11 @@ impl Resources {
                 .iter()
                 .map(|network| network.config.clone())
                 .collect(),
+            shared_folders: self
+                .shared_folders
+                .iter()
+                .map(|folder| folder.config.clone())
+                .collect(),
             entropy: self.entropy,
             vsock: self.vsock.as_ref().map(|vsock| vsock.config.clone()),
             serial: (self.serial != Serial::default()).then(|| self.serial.clone()),
@@ -319,6 +370,12 @@ impl Resources {
                 .iter()
                 .map(|network| resources.set_network(network.clone())),
         );
+        results.extend(
+            config
+                .shared_folders
+                .iter()
+                .map(|folder| resources.set_shared_folder(folder.clone())),
+        );
         results.extend(config.entropy.map(|entropy| resources.set_entropy(entropy)));
         results.extend(config.vsock.clone().map(|vsock| resources.set_vsock(vsock)));
         results.extend(config.serial.clone().map(|serial| resources.set_serial(serial)));
@@ -330,6 +387,7 @@ impl Resources {
 
     fn check_room(&self) -> Result<(), ResourceError> {
         let taken = self.drives.len().saturating_add(self.networks.len());
+        let taken = taken.saturating_add(self.shared_folders.len());
         let taken = taken.saturating_add(usize::from(self.entropy.is_some()));
         let taken = taken.saturating_add(usize::from(self.vsock.is_some()));
         if taken < MAX_DEVICES {
@@ -359,6 +417,13 @@ pub fn open_drive(config: &Drive) -> Result<Box<dyn BlockBackend>, ResourceError
             id: config.drive_id.clone(),
         }),
     }
+}
+
+fn connect(config: &SharedFolder) -> Result<Program, ResourceError> {
+    Program::connect(&config.socket).map_err(|source| ResourceError::Program {
+        id: config.folder_id.clone(),
+        source,
+    })
 }
 
 fn open_tap(config: &NetworkInterface) -> Result<Tap, ResourceError> {

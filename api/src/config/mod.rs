@@ -18,6 +18,7 @@ mod number;
 mod path;
 mod rate_limiter;
 mod serial;
+mod shared_folder;
 mod vm;
 mod vsock;
 
@@ -38,5 +39,6 @@ pub use not_yet::NotYet;
 pub use path::{PathError, check_path};
 pub use rate_limiter::{RateLimiter, TokenBucket};
 pub use serial::Serial;
+pub use shared_folder::{MAX_TAG_BYTES, SharedFolder, SharedFolderError};
 pub use vm::{VmConfig, VmConfigError};
 pub use vsock::Vsock;

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     BootSource, Drive, DriveConfigError, Entropy, Logger, MachineConfig, MachineConfigError, Metrics,
-    NetworkConfigError, NetworkInterface, NotYet, PathError, Serial, Vsock, check_file_id,
+    NetworkConfigError, NetworkInterface, NotYet, PathError, Serial, SharedFolder, SharedFolderError, Vsock,
+    check_file_id,
 };
 use crate::action::Action;
 
@@ -52,6 +53,9 @@ pub struct VmConfig {
     /// The serial console. Not a key of Firecracker's, which knows it only as `PUT /serial`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub serial: Option<Serial>,
+    /// The shared folders, in the order in which the guest sees them. Not a key of Firecracker's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shared_folders: Vec<SharedFolder>,
 }
 
 /// A config file that is well-formed but describes no possible microVM.
@@ -87,6 +91,15 @@ pub enum VmConfigError {
         #[source]
         source: NetworkConfigError,
     },
+    /// A wrong shared folder.
+    #[error("shared-folders[{index}]")]
+    SharedFolder {
+        /// Its place, counted from 0.
+        index: usize,
+        /// What is wrong with it.
+        #[source]
+        source: SharedFolderError,
+    },
 }
 
 impl VmConfig {
@@ -117,7 +130,8 @@ impl VmConfig {
             .map_or(Ok(()), Vsock::validate)
             .map_err(path("vsock"))?;
         self.validate_drives()?;
-        self.validate_interfaces()
+        self.validate_interfaces()?;
+        self.validate_folders()
     }
 
     fn validate_drives(&self) -> Result<(), VmConfigError> {
@@ -172,6 +186,25 @@ impl VmConfig {
         Ok(())
     }
 
+    fn validate_folders(&self) -> Result<(), VmConfigError> {
+        let mut ids = BTreeMap::new();
+        let mut tags = BTreeMap::new();
+        for (index, folder) in self.shared_folders.iter().enumerate() {
+            let wrong = |source| VmConfigError::SharedFolder { index, source };
+            let id = folder.folder_id.as_str();
+            check_file_id(id).map_err(|err| wrong(SharedFolderError::Id(err)))?;
+            folder.validate().map_err(wrong)?;
+            if ids.insert(id, ()).is_some() {
+                return Err(wrong(SharedFolderError::DuplicateId(id.into())));
+            }
+            if let Some(first) = tags.insert(folder.tag.as_str(), id) {
+                let (first, second, tag) = (first.into(), id.into(), folder.tag.clone());
+                return Err(wrong(SharedFolderError::TagInUse { first, second, tag }));
+            }
+        }
+        Ok(())
+    }
+
     /// The actions that configure this microVM through the API, in order; [`Action::StartInstance`] is not among them.
     ///
     /// The log and the metrics come first, so that what goes wrong afterwards is recorded.
@@ -187,6 +220,7 @@ impl VmConfig {
                 .into_iter()
                 .map(Action::PutNetworkInterface),
         );
+        actions.extend(self.shared_folders.into_iter().map(Action::PutSharedFolder));
         actions.extend(self.entropy.map(Action::PutEntropy));
         actions.extend(self.vsock.map(Action::PutVsock));
         actions.extend(self.serial.map(Action::PutSerial));
@@ -290,6 +324,27 @@ mod tests {
         assert!(two(net("a", "t0", "null"), net("a", "t1", "null")).contains("have the id \"a\""));
         assert!(two(net("a", "t0", mac), net("b", "t1", mac)).contains("MAC address is already in use"));
         assert!(two(net("a", "t0", "null"), net("b", "t0", "null")).contains("both use the tap \"t0\""));
+    }
+
+    #[test]
+    fn shared_folders_are_checked_together() {
+        let two = |a: &str, b: &str| {
+            let text = format!(r#"{{"boot-source":{{"kernel_image_path":"k"}},"shared-folders":[{a},{b}]}}"#);
+            parse(&text).validate().map_err(|error| one_line(&error))
+        };
+        let folder = |id, tag| format!(r#"{{"folder_id":"{id}","tag":"{tag}","socket":"s"}}"#);
+        assert_eq!(two(&folder("a", "x"), &folder("b", "y")), Ok(()));
+        for (second, expected) in [
+            (
+                folder("a", "y"),
+                "shared-folders[1]: two shared folders have the id \"a\"",
+            ),
+            (folder("b", "x"), "both have the tag \"x\""),
+            (folder("b", ""), "1 to 36 bytes"),
+        ] {
+            let error = two(&folder("a", "x"), &second).unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        }
     }
 
     #[test]

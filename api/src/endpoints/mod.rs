@@ -13,6 +13,7 @@ mod machine_config;
 mod metrics;
 mod network_interfaces;
 mod serial;
+mod shared_folders;
 mod version;
 mod vm;
 mod vm_config;
@@ -62,6 +63,7 @@ pub const OPERATIONS: &[Operation] = &[
     drives::PATCH,
     network_interfaces::PUT,
     network_interfaces::PATCH,
+    shared_folders::PUT,
     actions::PUT,
     vm::PATCH,
     logger::PUT,

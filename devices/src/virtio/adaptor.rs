@@ -71,7 +71,7 @@ impl<D: VirtioDevice> MutEventSubscriber for Adaptor<D> {
         let mut transport = shared.lock().unwrap_or_else(PoisonError::into_inner);
         let data = events.data();
         if data & BACKEND == 0 {
-            transport.process_queue(usize::try_from(data).unwrap_or(usize::MAX));
+            transport.process_queue(data);
         } else {
             transport.process_backend(data & !BACKEND, events.event_set());
         }
@@ -81,11 +81,10 @@ impl<D: VirtioDevice> MutEventSubscriber for Adaptor<D> {
     fn init(&mut self, ops: &mut EventOps) {
         let shared = self.transport.clone();
         let mut transport = shared.lock().unwrap_or_else(PoisonError::into_inner);
-        let events = transport.queue_events().to_vec();
-        for (event, index) in events.iter().zip(0_u32..) {
+        for (event, index) in transport.watched_events() {
             report(
                 &mut transport,
-                ops.add(Events::with_data(event, index, EventSet::IN)),
+                ops.add(Events::with_data(&*event, index, EventSet::IN)),
             );
         }
         self.follow(&mut transport, ops);

@@ -31,6 +31,9 @@ pub enum ActivateError {
         /// Why.
         source: std::io::Error,
     },
+    /// The program that serves the queues does not take them.
+    #[error("the program behind the device does not start")]
+    Program(#[source] Box<super::fs::ProgramError>),
 }
 
 /// The driver broke the rules (or its memory is gone) so that the device cannot go on until it is reset.
@@ -44,6 +47,9 @@ pub enum DeviceFault {
         /// What is wrong with it.
         source: QueueFault,
     },
+    /// The program that serves the queues is gone, or broke its protocol.
+    #[error("the program behind the device has failed")]
+    Program(#[source] Box<super::fs::ProgramError>),
 }
 
 /// A descriptor of the backend that the event loop watches for the device.
@@ -87,6 +93,12 @@ pub trait VirtioDevice: Send {
 
     /// Where every queue stands, in order, while the device is active; empty otherwise.
     fn queue_positions(&self) -> Vec<QueuePosition>;
+
+    /// Whether another process serves the queues (vhost-user): their doorbells are then its alone, and
+    /// [`process_queue`](VirtioDevice::process_queue) is never called. Always the same answer.
+    fn is_served_elsewhere(&self) -> bool {
+        false
+    }
 
     /// Writes the device configuration. Few devices have writable fields.
     fn write_config(&mut self, _offset: u64, _data: &[u8]) {}

@@ -7,6 +7,7 @@ pub mod adaptor;
 pub mod block;
 pub mod config;
 pub mod device;
+pub mod fs;
 pub mod mmio;
 pub mod net;
 pub mod queue;

@@ -13,6 +13,7 @@ use std::sync::atomic::{Ordering, fence};
 
 use serde::{Deserialize, Serialize};
 use virtio_queue::{Queue, QueueT};
+use vm_memory::GuestAddress;
 use vmm_sys_util::eventfd::EventFd;
 
 pub use self::chain::{Chain, MAX_DESCRIPTORS};
@@ -106,6 +107,22 @@ pub struct ActiveQueue {
     signalled: u16,
 }
 
+/// A queue that another process serves.
+pub struct HandedOver<'a> {
+    /// The descriptor table.
+    pub descriptors: GuestAddress,
+    /// The available ring.
+    pub available: GuestAddress,
+    /// The used ring.
+    pub used: GuestAddress,
+    /// Index of the next available entry to take.
+    pub next_available: u16,
+    /// Signalled by the driver's doorbell.
+    pub doorbell: &'a EventFd,
+    /// Raises the driver's interrupt when it is signalled.
+    pub interrupt: &'a EventFd,
+}
+
 /// Where an enabled queue's rings lie.
 struct Rings {
     avail: Place,
@@ -161,6 +178,19 @@ impl ActiveQueue {
     /// the queue is used.
     pub fn memory(&self) -> &Arc<QueueMemory> {
         &self.memory
+    }
+
+    /// What another process needs to serve this queue by itself, once it is [ready](Self::ready). `None` if the
+    /// interrupt cannot be raised by another process.
+    pub fn hand_over(&self) -> Option<HandedOver<'_>> {
+        Some(HandedOver {
+            descriptors: GuestAddress(self.queue.desc_table()),
+            available: GuestAddress(self.queue.avail_ring()),
+            used: GuestAddress(self.queue.used_ring()),
+            next_available: self.queue.next_avail(),
+            doorbell: &self.doorbell,
+            interrupt: self.interrupt.hand_over()?,
+        })
     }
 
     /// Where the queue stands, for a snapshot.

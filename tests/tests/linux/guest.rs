@@ -216,7 +216,10 @@ impl Guest {
             match value {
                 Value::Array(devices) => {
                     for device in devices {
-                        let id = device.get("drive_id").or_else(|| device.get("iface_id")).unwrap();
+                        let id = ["drive_id", "iface_id", "folder_id"]
+                            .iter()
+                            .find_map(|field| device.get(field))
+                            .unwrap();
                         running.put(&format!("/{section}/{}", id.as_str().unwrap()), device);
                     }
                 }

@@ -35,4 +35,8 @@ impl InterruptLine for IrqfdLine {
             result => result,
         }
     }
+
+    fn hand_over(&self) -> Option<&EventFd> {
+        Some(&self.event)
+    }
 }

@@ -6,6 +6,7 @@ use koya_api::config::{DriveUpdate, NetworkInterfaceUpdate};
 use koya_devices::Metered;
 use koya_devices::legacy::{I8042, Serial};
 use koya_devices::virtio::block::{Block, BlockBackend};
+use koya_devices::virtio::fs::Fs;
 use koya_devices::virtio::mmio::MmioTransport;
 use koya_devices::virtio::net::{LimitUpdate, Net, Tap};
 use koya_devices::virtio::rng::Rng;
@@ -22,6 +23,7 @@ pub(super) type Shared<D> = Arc<Mutex<MmioTransport<D>>>;
 pub(super) struct Devices {
     pub drives: Vec<(String, Shared<Block>)>,
     pub networks: Vec<(String, Shared<Net<Tap>>)>,
+    pub shared_folders: Vec<(String, Shared<Fs>)>,
     pub entropy: Option<Shared<Rng>>,
     pub vsock: Option<Shared<Vsock>>,
     pub serial: Arc<Mutex<Serial>>,
@@ -102,6 +104,9 @@ impl Devices {
         for (id, network) in &self.networks {
             report.add_device("net", id, &lock(network).device_mut().take_metrics());
             report.add_device("mmio", id, &lock(network).take_metrics());
+        }
+        for (id, folder) in &self.shared_folders {
+            report.add_device("mmio", id, &lock(folder).take_metrics());
         }
         if let Some(entropy) = &self.entropy {
             report.add("entropy", &lock(entropy).device_mut().take_metrics());

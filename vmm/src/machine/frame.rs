@@ -34,6 +34,8 @@ impl Frame {
             mib: machine.mem_size_mib,
             huge_pages: machine.huge_pages,
             track_dirty_pages: machine.track_dirty_pages,
+            // Those who serve a shared folder work on the guest's memory themselves.
+            shared: !resources.shared_folders.is_empty(),
         })?;
         let vm = Arc::new(host.create_vm(&memory)?);
         let cpuid = GuestCpuid::new(host.kvm(), Topology::new(machine.vcpu_count, machine.smt))?;

@@ -7,6 +7,7 @@ use koya_boot::{BootSource, Cmdline, CpuStart, Image, Machine, Root, SerialPort,
 use koya_devices::virtio::VirtioDevice;
 use koya_devices::virtio::adaptor::Adaptor;
 use koya_devices::virtio::block::{Block, BlockConfig, CacheMode};
+use koya_devices::virtio::fs::Fs;
 use koya_devices::virtio::mmio::registers::QUEUE_NOTIFY;
 use koya_devices::virtio::mmio::{MmioTransport, MmioWindow};
 use koya_devices::virtio::net::{MacAddress, Net, NetConfig};
@@ -60,6 +61,7 @@ impl Frame {
             devices: Devices {
                 drives: Vec::new(),
                 networks: Vec::new(),
+                shared_folders: Vec::new(),
                 entropy: None,
                 vsock: None,
                 serial,
@@ -84,6 +86,12 @@ impl Frame {
         }
         for network in resources.networks {
             wired.add_network(network)?;
+        }
+        for folder in resources.shared_folders {
+            let id = folder.config.folder_id;
+            let fs = Fs::new(&folder.config.tag, folder.program);
+            let device = wired.add_virtio(&format!("shared folder {id:?}"), fs)?;
+            wired.devices.shared_folders.push((id, device));
         }
         if let Some(entropy) = resources.entropy {
             let limiter = limiter(entropy.rate_limiter).map_err(StartError::device("the entropy device"))?;

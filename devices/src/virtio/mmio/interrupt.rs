@@ -2,7 +2,9 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use vmm_sys_util::eventfd::EventFd;
 
 use crate::interrupt::InterruptLine;
 
@@ -17,6 +19,8 @@ pub const CONFIG_CHANGE: u32 = 2;
 pub struct Interrupt {
     status: AtomicU32,
     line: Arc<dyn InterruptLine>,
+    /// Somebody else raises the line for used buffers, past the status.
+    handed_over: AtomicBool,
 }
 
 impl Interrupt {
@@ -24,12 +28,26 @@ impl Interrupt {
         Self {
             status: AtomicU32::new(0),
             line,
+            handed_over: AtomicBool::new(false),
         }
     }
 
     /// The InterruptStatus register.
+    ///
+    /// Nobody can tell whether a line that was handed over was raised for used buffers, so that it always may have
+    /// been: a driver then looks at its queues in vain now and then.
     pub fn status(&self) -> u32 {
-        self.status.load(Ordering::SeqCst)
+        let status = self.status.load(Ordering::SeqCst);
+        match self.handed_over.load(Ordering::SeqCst) {
+            true => status | USED_BUFFER,
+            false => status,
+        }
+    }
+
+    /// The device is reset: it raises the line by itself again, and there is no reason for an interrupt.
+    pub(super) fn reset(&self) {
+        self.handed_over.store(false, Ordering::SeqCst);
+        self.acknowledge(u32::MAX);
     }
 
     /// A write of `bits` to the InterruptACK register.
@@ -57,5 +75,11 @@ impl Interrupt {
 impl InterruptLine for Interrupt {
     fn trigger(&self) -> io::Result<()> {
         self.raise(USED_BUFFER)
+    }
+
+    fn hand_over(&self) -> Option<&EventFd> {
+        let event = self.line.hand_over()?;
+        self.handed_over.store(true, Ordering::SeqCst);
+        Some(event)
     }
 }

@@ -166,7 +166,7 @@ impl<D: VirtioDevice> MmioTransport<D> {
         self.registers = Registers::new(self.device.queue_max_sizes());
         // A driver that reads the configuration across a reset must not be fooled (virtio 1.2 §2.5.1).
         self.registers.config_generation = generation;
-        self.interrupt.acknowledge(u32::MAX);
+        self.interrupt.reset();
         self.config_news = false;
     }
 

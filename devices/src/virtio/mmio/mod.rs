@@ -45,6 +45,9 @@ pub const F_EVENT_IDX: u64 = 1 << 29;
 /// VIRTIO_F_INDIRECT_DESC.
 pub const F_INDIRECT_DESC: u64 = 1 << 28;
 
+/// Stands in for a queue's index where only the event loop is meant.
+const NO_QUEUE: u32 = (1 << 31) - 1;
+
 /// Something went wrong between a driver, its device and the host. Passed to the handler of
 /// [`MmioTransport::on_fault`].
 #[derive(Debug, thiserror::Error)]
@@ -95,6 +98,8 @@ pub struct MmioTransport<D> {
     interrupt: Arc<Interrupt>,
     doorbells: Box<dyn Doorbells>,
     events: Vec<Arc<EventFd>>,
+    /// Wakes the event loop: the first doorbell, or an event of its own if the doorbells are another process's.
+    wake: Option<Arc<EventFd>>,
     /// Queues whose doorbell is connected to its event.
     attached: Vec<u16>,
     registers: Registers,
@@ -117,8 +122,12 @@ impl<D: VirtioDevice> MmioTransport<D> {
         doorbells: Box<dyn Doorbells>,
     ) -> io::Result<Self> {
         let sizes = device.queue_max_sizes();
-        let event = |_: &u16| EventFd::new(EFD_NONBLOCK | libc::EFD_CLOEXEC).map(Arc::new);
-        let events = sizes.iter().map(event).collect::<io::Result<_>>()?;
+        let event = || EventFd::new(EFD_NONBLOCK | libc::EFD_CLOEXEC).map(Arc::new);
+        let events = sizes.iter().map(|_| event()).collect::<io::Result<Vec<_>>>()?;
+        let wake = match device.is_served_elsewhere() {
+            true => Some(event()?),
+            false => events.first().cloned(),
+        };
         Ok(Self {
             registers: Registers::new(sizes),
             device,
@@ -126,6 +135,7 @@ impl<D: VirtioDevice> MmioTransport<D> {
             interrupt: Arc::new(Interrupt::new(line)),
             doorbells,
             events,
+            wake,
             attached: Vec::new(),
             active: false,
             config_news: false,
@@ -174,9 +184,17 @@ impl<D: VirtioDevice> MmioTransport<D> {
     /// Lets the event adaptor look again at what the device wants to have watched.
     pub fn watch_changed(&mut self) {
         self.watch_generation = self.watch_generation.wrapping_add(1);
-        if let Some(event) = self.events.first() {
+        if let Some(event) = &self.wake {
             // Fails only when the counter is full, and then it is readable already.
             let _ = event.write(1);
+        }
+    }
+
+    /// The events that are watched all the time, each with what to pass to [`process_queue`](Self::process_queue).
+    pub(super) fn watched_events(&self) -> Vec<(Arc<EventFd>, u32)> {
+        match self.device.is_served_elsewhere() {
+            true => self.wake.iter().cloned().zip([NO_QUEUE]).collect(),
+            false => self.events.iter().cloned().zip(0..NO_QUEUE).collect(),
         }
     }
 
@@ -194,7 +212,14 @@ impl<D: VirtioDevice> MmioTransport<D> {
     }
 
     /// The event of queue `index` fired.
-    pub(super) fn process_queue(&mut self, index: usize) {
+    pub(super) fn process_queue(&mut self, index: u32) {
+        if index == NO_QUEUE {
+            if let Some(event) = &self.wake {
+                let _ = event.read();
+            }
+            return;
+        }
+        let index = usize::try_from(index).unwrap_or(usize::MAX);
         if let Some(event) = self.events.get(index) {
             // Empty when somebody else was faster: then there is nothing lost in looking.
             let _ = event.read();

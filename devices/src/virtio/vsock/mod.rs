@@ -27,7 +27,7 @@ pub mod packet;
 mod pieces;
 mod room;
 mod rx;
-mod socket;
+pub(super) mod socket;
 mod state;
 mod tx;
 

@@ -83,7 +83,7 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
 }
 
 /// A socket that is not connected yet.
-pub(super) fn unconnected() -> io::Result<UnixStream> {
+pub(in crate::virtio) fn unconnected() -> io::Result<UnixStream> {
     let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     // SAFETY: no memory is passed.
     let fd = check_fd(unsafe { libc::socket(libc::AF_UNIX, kind, 0) })?;
@@ -92,7 +92,7 @@ pub(super) fn unconnected() -> io::Result<UnixStream> {
 }
 
 /// Connects `socket` to whoever listens at `path`. An error of kind `WouldBlock` says that its backlog is full.
-pub(super) fn connect(socket: &UnixStream, path: &Path) -> io::Result<()> {
+pub(in crate::virtio) fn connect(socket: &UnixStream, path: &Path) -> io::Result<()> {
     let bytes = path.as_os_str().as_bytes();
     let mut address = sockaddr_un {
         sun_family: libc::AF_UNIX as sa_family_t,
@@ -112,7 +112,7 @@ pub(super) fn connect(socket: &UnixStream, path: &Path) -> io::Result<()> {
 }
 
 /// Copies what waits to be read, without taking it, and returns how many bytes that are; 0 when there will never be any.
-pub(super) fn peek(socket: &UnixStream, bytes: &mut [u8]) -> io::Result<usize> {
+pub(in crate::virtio) fn peek(socket: &UnixStream, bytes: &mut [u8]) -> io::Result<usize> {
     receive_flags(socket, bytes, libc::MSG_PEEK)
 }
 

@@ -8,6 +8,7 @@ use koya_tests::vm::Scratch;
 use serde_json::{Value, json};
 
 use crate::support::schema::Description;
+use crate::support::vhost_user;
 use crate::support::{Monitor, Netns, boot, drive, interface};
 
 /// Sends requests, and checks every response against the description.
@@ -20,7 +21,9 @@ struct Witness {
 
 impl Witness {
     fn send(&mut self, method: Method, template: &str, id: &str, body: Option<&Value>) -> ClientResponse {
-        let path = template.replace("{drive_id}", id).replace("{iface_id}", id);
+        let path = ["{drive_id}", "{iface_id}", "{folder_id}"]
+            .iter()
+            .fold(template.to_owned(), |path, place| path.replace(place, id));
         let text = body.map(Value::to_string);
         let response = self.monitor.request(method, &path, text.as_deref());
         let operation = format!("{} {template}", method.as_str());
@@ -58,6 +61,7 @@ impl Witness {
 
 const DRIVE: &str = "/drives/{drive_id}";
 const INTERFACE: &str = "/network-interfaces/{iface_id}";
+const FOLDER: &str = "/shared-folders/{folder_id}";
 
 #[test]
 fn the_real_server_answers_as_openapi_yaml_says() {
@@ -108,6 +112,11 @@ fn the_real_server_answers_as_openapi_yaml_says() {
         ("/boot-source", "", boot("tour", "console=ttyS0")),
         (DRIVE, "vda", vda),
         (INTERFACE, "eth0", eth0),
+        (
+            FOLDER,
+            "src",
+            json!({ "folder_id": "src", "tag": "source", "socket": vhost_user::serve(file("fs.sock")) }),
+        ),
         ("/entropy", "", json!({ "rate_limiter": limits })),
         (
             "/vsock",

@@ -59,6 +59,11 @@ fn what_configures_a_guest_is_refused_after_the_start() {
             (Method::Patch, "/machine-config", json!({ "vcpu_count": 2 })),
             (Method::Put, "/drives/vda", drive("vda", &disk, false)),
             (Method::Put, "/network-interfaces/eth0", interface("eth0", "tap0")),
+            (
+                Method::Put,
+                "/shared-folders/a",
+                json!({ "folder_id": "a", "tag": "a", "socket": "s" }),
+            ),
             (Method::Put, "/entropy", json!({})),
             (
                 Method::Put,

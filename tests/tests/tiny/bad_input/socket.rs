@@ -86,3 +86,33 @@ fn a_vsock_path_that_exists_stays_as_it_is() {
     monitor.done(Method::Put, "/vsock", &vsock);
     monitor.done(Method::Put, "/vsock", &vsock);
 }
+
+#[test]
+fn a_shared_folder_that_nobody_serves() {
+    let scratch = Scratch::new();
+    let monitor = Monitor::start();
+    let put = |socket: &std::path::Path| {
+        let folder = json!({ "folder_id": "src", "tag": "src", "socket": socket }).to_string();
+        monitor.refused(Method::Put, "/shared-folders/src", &folder)
+    };
+    for (socket, reason) in [
+        (scratch.path("missing.sock"), "No such file or directory"),
+        (scratch.file("file", "no socket"), "Connection refused"),
+        (scratch.path(&"x".repeat(120)), "invalid"),
+    ] {
+        let fault = put(&socket);
+        let begin = "Shared folder config error: shared folder \"src\": cannot connect to the socket";
+        assert!(fault.starts_with(begin) && fault.contains(reason), "{fault}");
+    }
+    // One that speaks something else.
+    let talker = scratch.path("talker.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&talker).unwrap();
+    let talk = std::thread::spawn(move || {
+        let (mut socket, _) = listener.accept().unwrap();
+        let _ = std::io::Write::write_all(&mut socket, b"220 mail.example.org ESMTP\r\n");
+    });
+    let fault = put(&talker);
+    talk.join().unwrap();
+    assert!(fault.contains("did not tell its features"), "{fault}");
+    monitor.terminate();
+}

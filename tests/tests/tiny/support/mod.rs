@@ -7,6 +7,7 @@ mod netns;
 pub mod process;
 pub mod schema;
 pub mod terminal;
+pub mod vhost_user;
 
 use std::path::Path;
 
