@@ -4,7 +4,8 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::{
-    ArchiveError, DiskError, LayerError, ManifestError, ReferenceError, StoreError, TarError, TreeError,
+    ArchiveError, DiskError, LayerError, ManifestError, ReferenceError, RegistryError, StoreError, TarError,
+    TreeError,
 };
 
 /// An image could not be found, loaded or used. Sources of errors are told by `source`, not repeated.
@@ -20,11 +21,19 @@ pub enum ImageError {
         source: ReferenceError,
     },
     /// No image in the store has this name.
-    #[error("no image \"{0}\" here; `koya images` lists what there is, `koya load FILE` adds one")]
+    #[error("no image \"{0}\" here; `koya images` lists what there is, `koya pull` and `koya load` add some")]
     NotFound(String),
     /// The beginning of an id fits several images.
     #[error("\"{0}\" is the beginning of several image ids: give more digits")]
     Ambiguous(String),
+    /// An image cannot be pulled.
+    #[error("{image}: cannot be pulled")]
+    Pull {
+        /// Its name.
+        image: String,
+        /// Why.
+        source: Box<RegistryError>,
+    },
     /// A file or folder given as an image cannot be opened.
     #[error("{path}: cannot be opened as an image")]
     Open {

@@ -1,7 +1,7 @@
 //! Container images: found, verified, and merged into one read-only disk image each.
 //!
 //! ```text
-//!  source (layout, archives, tar, folder)
+//!  source (layout, archives, tar, folder)     registry (layers come into the store's cache)
 //!     │  manifest and config: sizes, digests, platform
 //!     ▼
 //!  layer stream: decompress, count, hash          (layer)
@@ -38,6 +38,7 @@ mod layer;
 mod limits;
 mod progress;
 mod reference;
+mod registry;
 mod source;
 mod store;
 mod tar;
@@ -51,6 +52,7 @@ pub use layer::LayerError;
 pub use limits::Limits;
 pub use progress::{Event, Progress, Quiet};
 pub use reference::{Reference, ReferenceError};
+pub use registry::{Credentials, CredentialsError, PullOptions, RegistryError};
 pub use source::{ArchiveError, ManifestError, Source};
 pub use store::{Collected, Image, Removed, Store, StoreError};
 pub use tar::TarError;

@@ -21,6 +21,8 @@ pub struct Limits {
     pub ratio: u64,
     /// Decompressed bytes of a layer from which on [`Self::ratio`] counts: small layers of zeros are harmless.
     pub ratio_floor: u64,
+    /// Bytes of compressed layers that are kept after a pull, for the next image that has them.
+    pub cache_bytes: u64,
 }
 
 impl Default for Limits {
@@ -34,6 +36,7 @@ impl Default for Limits {
             metadata_bytes: 1 << 30,
             ratio: 300,
             ratio_floor: 2 << 30,
+            cache_bytes: 4 << 30,
         }
     }
 }

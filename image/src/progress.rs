@@ -1,5 +1,7 @@
 //! What loading an image tells whoever waits for it.
 
+use std::time::Duration;
+
 use crate::Digest;
 
 /// One thing that happened while an image is loaded. More kinds may come.
@@ -10,6 +12,25 @@ pub enum Event<'a> {
     Waiting,
     /// The image is in the store already: nothing else will be reported.
     Present,
+    /// Layers are about to be downloaded.
+    Downloading {
+        /// How many there are.
+        layers: usize,
+        /// Bytes of them all, those that are here already included.
+        total: u64,
+    },
+    /// Bytes that are here, over all layers. Reported every tenth of a second.
+    Downloaded {
+        /// Never decreases, and ends at `total` of [`Event::Downloading`].
+        done: u64,
+    },
+    /// A request to the registry failed and will be repeated.
+    Retry {
+        /// Time until then.
+        pause: Duration,
+        /// What happened.
+        reason: &'a str,
+    },
     /// The layers are about to be read.
     Started {
         /// How many there are.

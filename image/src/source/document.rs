@@ -85,7 +85,7 @@ pub(super) fn sized(blobs: &Blobs, descriptor: &Descriptor, digest: &Digest) -> 
     })
 }
 
-pub(super) fn digest(descriptor: &Descriptor) -> Result<Digest, ManifestError> {
+pub(crate) fn digest(descriptor: &Descriptor) -> Result<Digest, ManifestError> {
     Ok(descriptor.digest().to_string().parse()?)
 }
 

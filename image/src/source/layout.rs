@@ -1,14 +1,16 @@
 //! OCI image layouts (OCI image specification, image-layout, image-index, manifest).
 
+use std::path::Path;
+
 use oci_spec::image::{Descriptor, ImageIndex, ImageManifest, MediaType};
 
 use super::blobs::Blobs;
 use super::open::{LayerSource, Resolved};
 use super::{ManifestError, document};
-use crate::{Limits, Reference};
+use crate::{Digest, Limits, Reference};
 
 /// Indexes within indexes: `index.json`, an image's index, and one to spare.
-const NESTED_MAX: usize = 4;
+pub(crate) const NESTED_MAX: usize = 4;
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 const CONTAINERD_NAME: &str = "io.containerd.image.name";
 
@@ -80,29 +82,67 @@ fn image(
         return Err(elsewhere([descriptor].into_iter()));
     }
     let (digest, bytes) = document::described(blobs, descriptor, limits)?;
-    let what = digest.to_string();
-    let members: serde_json::Map<String, serde_json::Value> = document::json(&bytes, &what)?;
-    if members.contains_key("manifests") && (members.contains_key("layers") || members.contains_key("config"))
-    {
-        return Err(ManifestError::TwoFaced(what));
-    }
-    let mut image = match kind(descriptor.media_type()) {
-        Some(Kind::Manifest) => manifest(blobs, &document::json(&bytes, &what)?, limits)?,
-        Some(Kind::Index) => {
-            let index: ImageIndex = document::json(&bytes, &what)?;
-            let chosen = index.manifests().iter().find(|descriptor| fits(descriptor));
-            let chosen = chosen.ok_or_else(|| elsewhere(index.manifests().iter()))?;
-            image(blobs, chosen, limits, depth.saturating_add(1))?
-        }
-        None => {
-            let found = descriptor.media_type().to_string();
-            return Err(ManifestError::MediaType { what, found });
-        }
+    let mut image = match step(descriptor.media_type(), &digest, &bytes)? {
+        Step::Manifest(found) => manifest(blobs, &found, limits)?,
+        Step::Inner(chosen) => image(blobs, &chosen, limits, depth.saturating_add(1))?,
     };
     image.manifest.push((digest, bytes));
     image.names.extend(annotations(descriptor).filter_map(full_name));
     image.names.dedup();
     Ok(image)
+}
+
+/// Where a document leads.
+pub(crate) enum Step {
+    Manifest(Box<ImageManifest>),
+    /// What an index has for this machine.
+    Inner(Box<Descriptor>),
+}
+
+/// Reads a manifest or index, which must not be both.
+pub(crate) fn step(media_type: &MediaType, digest: &Digest, bytes: &[u8]) -> Result<Step, ManifestError> {
+    let what = digest.to_string();
+    let members: serde_json::Map<String, serde_json::Value> = document::json(bytes, &what)?;
+    if members.contains_key("manifests") && (members.contains_key("layers") || members.contains_key("config"))
+    {
+        return Err(ManifestError::TwoFaced(what));
+    }
+    match kind(media_type) {
+        Some(Kind::Manifest) => Ok(Step::Manifest(Box::new(document::json(bytes, &what)?))),
+        Some(Kind::Index) => {
+            let index: ImageIndex = document::json(bytes, &what)?;
+            let chosen = index.manifests().iter().find(|descriptor| fits(descriptor));
+            let chosen = chosen.ok_or_else(|| elsewhere(index.manifests().iter()))?;
+            Ok(Step::Inner(Box::new(chosen.clone())))
+        }
+        None => Err(ManifestError::MediaType {
+            what,
+            found: media_type.to_string(),
+        }),
+    }
+}
+
+/// What a document without a descriptor is: as it says itself, or else as it was announced.
+pub(crate) fn media_type(bytes: &[u8], announced: Option<&str>) -> MediaType {
+    #[derive(serde::Deserialize)]
+    struct Document {
+        #[serde(rename = "mediaType")]
+        media_type: Option<String>,
+    }
+    let said = serde_json::from_slice::<Document>(bytes)
+        .ok()
+        .and_then(|document| document.media_type);
+    let text = said.as_deref().or(announced).unwrap_or_default();
+    MediaType::from(text.chars().take(200).collect::<String>().as_str())
+}
+
+/// Blobs of a folder `blobs/sha256`, as one image of this machine.
+pub(crate) fn image_of(
+    folder: &Path,
+    descriptor: &Descriptor,
+    limits: &Limits,
+) -> Result<Resolved, ManifestError> {
+    image(&Blobs::Folder(folder.to_owned()), descriptor, limits, 1)
 }
 
 enum Kind {

@@ -3,9 +3,9 @@
 mod archive;
 mod blobs;
 mod docker;
-mod document;
+pub(crate) mod document;
 pub(crate) mod folder;
-mod layout;
+pub(crate) mod layout;
 mod open;
 
 use std::fmt;

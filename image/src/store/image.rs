@@ -53,7 +53,7 @@ impl Image {
         self.record.loaded
     }
 
-    /// The file or folder it was first loaded from.
+    /// The file, folder or name it came from last.
     pub fn origin(&self) -> &str {
         &self.record.origin
     }

@@ -133,7 +133,7 @@ impl Store {
     }
 
     /// The record of an image that is here with its disk.
-    fn present(&self, id: &Digest) -> Result<Option<Record>, ImageError> {
+    pub(super) fn present(&self, id: &Digest) -> Result<Option<Record>, ImageError> {
         let record = self.record(id)?;
         Ok(record.filter(|record| self.disk_path(&record.disk).is_file() && self.blob_path(id).is_file()))
     }
@@ -146,7 +146,7 @@ impl Store {
         })
     }
 
-    fn load_image(
+    pub(super) fn load_image(
         &self,
         image: &Resolved,
         origin: &str,
@@ -177,18 +177,37 @@ impl Store {
                 size
             }
         };
+        self.complete(image, (layers, key, size), known, origin, progress)
+    }
+
+    /// Makes an image visible whose disk is there, with its documents and names.
+    pub(super) fn complete(
+        &self,
+        image: &Resolved,
+        (layers, disk, size): (Vec<Digest>, Digest, u64),
+        known: Option<Record>,
+        origin: &str,
+        progress: &mut dyn Progress,
+    ) -> Result<SeenImage, ImageError> {
         let mut digests: Vec<_> = image.manifest.iter().map(|(digest, _)| *digest).collect();
         for (digest, bytes) in &image.manifest {
             self.write(&self.blob_path(digest), bytes)?;
         }
-        digests.extend(known.into_iter().flat_map(|record| record.digests));
-        digests.sort();
-        digests.dedup();
-        let (id, disk) = (image.id, key);
+        let mut stored: Vec<_> = image.layers.iter().filter_map(|layer| layer.digest).collect();
+        if let Some(known) = known {
+            digests.extend(known.digests);
+            stored.extend(known.stored);
+        }
+        for list in [&mut digests, &mut stored] {
+            list.sort();
+            list.dedup();
+        }
+        let id = image.id;
         let record = Record {
             id,
             digests,
             layers,
+            stored,
             disk,
             size,
             loaded: now(),
@@ -265,6 +284,7 @@ impl Store {
             id,
             digests: Vec::new(),
             layers,
+            stored: Vec::new(),
             disk,
             size,
             loaded: now(),

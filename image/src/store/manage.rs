@@ -192,7 +192,8 @@ impl Store {
         Ok(gone)
     }
 
-    /// Removes blobs and disks that no image needs, and what killed loads left.
+    /// Removes blobs and disks that no image needs, and what killed loads left. Parts of layers that could be
+    /// continued stay for a day.
     ///
     /// # Errors
     /// [`StoreError::Busy`] while images are being loaded.
@@ -207,14 +208,15 @@ impl Store {
             needed.insert(self.disk_path(&record.disk));
             needed.insert(self.blob_path(&id));
             needed.extend(record.digests.iter().map(|digest| self.blob_path(digest)));
+            needed.extend(record.stored.iter().map(|digest| self.cache_path(digest)));
         }
         let mut collected = Collected::default();
-        for folder in ["blobs/sha256", "disks", "locks"] {
+        for folder in ["blobs/sha256", "cache/blobs/sha256", "disks", "locks"] {
             let folder = self.root.join(folder);
             for entry in fs::read_dir(&folder).map_err(file(&folder, "listing"))? {
                 let entry = entry.map_err(file(&folder, "listing"))?;
                 let path = entry.path();
-                if needed.contains(&path) {
+                if needed.contains(&path) || super::cache::may_be_continued(&path) {
                     continue;
                 }
                 let bytes = entry.metadata().map_or(0, |found| found.len());

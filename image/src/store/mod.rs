@@ -5,19 +5,23 @@
 //! images/<id>.json      one image; written last, so that whatever it needs is there
 //! blobs/sha256/<hex>    manifests and configs, as they were
 //! disks/<key>.erofs     one read-only disk for each chain of layers
+//! cache/blobs/sha256/   what registries sent: layers for the next image that has them, and parts of layers
 //! tmp/                  unfinished files, each locked by its writer
 //! locks/                one file for each piece of work that is being done
 //! lock, index.lock      held for moments: tmp/, index.json
 //! use.lock              held shared while loading, exclusively while collecting rubbish
 //! ```
 //!
-//! Layers are not kept: once its disk is made, nothing needs them any more.
+//! Layers are not kept but in the cache, which may be emptied at any time: once its disk is made, an image needs
+//! them no more.
 
 mod build;
+mod cache;
 mod image;
 mod load;
 mod lock;
 mod manage;
+mod pull;
 mod record;
 mod stamp;
 mod temp;
@@ -104,7 +108,14 @@ impl Store {
             .mode(0o700)
             .create(&root)
             .map_err(file(&root, "making the folder"))?;
-        for folder in ["blobs/sha256", "images", "disks", "tmp", "locks"] {
+        for folder in [
+            "blobs/sha256",
+            "cache/blobs/sha256",
+            "images",
+            "disks",
+            "tmp",
+            "locks",
+        ] {
             let path = root.join(folder);
             fs::create_dir_all(&path).map_err(file(&path, "making the folder"))?;
         }

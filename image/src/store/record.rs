@@ -13,13 +13,16 @@ pub(super) struct Record {
     /// Manifests and indexes it came from.
     pub digests: Vec<Digest>,
     pub layers: Vec<Digest>,
+    /// Layers as a registry stores them, which may be in the cache.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stored: Vec<Digest>,
     /// Names its disk.
     pub disk: Digest,
     /// Bytes of all layers, decompressed.
     pub size: u64,
     /// Seconds since 1970.
     pub loaded: u64,
-    /// File or folder it was loaded from first.
+    /// File, folder or name it came from last.
     pub origin: String,
 }
 

@@ -177,10 +177,12 @@ impl<R: Read> TarReader<R> {
 
     fn skip_data(&mut self) -> Result<(), TarError> {
         let rest = self.left.checked_add(self.padding).ok_or(TarError::Truncated)?;
+        let data = self.left;
         let skipped = io::copy(&mut self.input.by_ref().take(rest), &mut io::sink())?;
         self.position = self.position.saturating_add(skipped);
         (self.left, self.padding) = (0, 0);
-        if skipped == rest {
+        // umoci does not fill up the last block.
+        if skipped == rest || skipped == data {
             Ok(())
         } else {
             Err(TarError::Truncated)

@@ -3,7 +3,9 @@
 
 pub mod erofs;
 pub mod folder;
+pub mod http;
 pub mod oci;
+pub mod registry;
 pub mod tar;
 
 /// An error with all its causes in one line, as a command would show it.
