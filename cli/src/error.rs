@@ -2,14 +2,16 @@
 
 use std::error::Error;
 use std::io;
+use std::path::PathBuf;
 
 use koya_image::ImageError;
 use koya_proto::client::ClientError;
 use koya_proto::error::ErrorKind;
-use koya_sandbox::StartError;
-use koya_sandbox::instance::InstanceError;
+use koya_sandbox::monitor::{MonitorError, ServeError};
 use koya_sandbox::parts::PartsError;
-use koya_sandbox::scratch::ScratchError;
+use koya_sandbox::state::StateError;
+
+use crate::template::TemplateError;
 
 /// The exit codes that docker's users know.
 const FAILED: u8 = 125;
@@ -25,18 +27,21 @@ pub enum CliError {
     /// The image cannot be had.
     #[error(transparent)]
     Image(#[from] ImageError),
-    /// An instance cannot be made, found or changed.
+    /// A container cannot be made, found or changed.
     #[error(transparent)]
-    Instance(#[from] InstanceError),
+    State(#[from] StateError),
     /// A part of the installation is missing.
     #[error(transparent)]
     Parts(#[from] PartsError),
-    /// The scratch disk cannot be made.
+    /// The monitor of a microVM cannot be asked, or refused.
     #[error(transparent)]
-    Scratch(#[from] ScratchError),
-    /// The microVM does not come up.
+    Monitor(#[from] MonitorError),
+    /// This program cannot be a monitor.
     #[error(transparent)]
-    Start(#[from] StartError),
+    Serve(#[from] ServeError),
+    /// The monitor is gone.
+    #[error("the monitor of the microVM is gone, and the container with it")]
+    MonitorLost,
     /// The agent refused.
     #[error(transparent)]
     Agent(#[from] ClientError),
@@ -64,9 +69,35 @@ pub enum CliError {
     /// Neither the image nor the user says what to run.
     #[error("no command specified: the image has none, so give one behind its name")]
     NoCommand,
-    /// A user that only the image could translate.
-    #[error("user {0:?}: names of users are not supported yet; give numbers, as 1000 or 1000:1000")]
-    User(String),
+    /// A file of variables.
+    #[error("cannot read the variables in {0:?}")]
+    EnvFile(PathBuf, #[source] io::Error),
+    /// A pair that is none.
+    #[error("{0} {1:?} is not NAME=VALUE")]
+    Pair(&'static str, String),
+    /// A security option.
+    #[error("--security-opt {0:?} is unknown; there are no-new-privileges and seccomp=unconfined")]
+    SecurityOption(String),
+    /// An option of the log.
+    #[error(
+        "--log-opt {0:?} is unknown or wrong; there are max-size=SIZE, at least 1k, and max-file=NUMBER, 1 to 1000"
+    )]
+    LogOption(String),
+    /// A filter of a list.
+    #[error("the filter {0:?} is unknown; write KEY=VALUE with one of {1}")]
+    Filter(String, &'static str),
+    /// A template of a list.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    /// A container without log.
+    #[error("container {0} keeps no log: it was made with --log-driver none")]
+    NoLog(String),
+    /// Attaching to several.
+    #[error("one can attach to one container at a time")]
+    AttachToOne,
+    /// A container that runs.
+    #[error("container {0} is running; stop it first, or use force")]
+    Runs(String),
     /// A container that has to run.
     #[error("container {0} is not running")]
     NotRunning(String),
@@ -85,6 +116,7 @@ impl CliError {
     /// The exit code: that of a shell for a program that is missing or cannot be executed, otherwise 125.
     pub fn exit_code(&self) -> u8 {
         let kind = match self {
+            Self::Monitor(MonitorError::Refused { code, .. }) => return *code,
             Self::Agent(error) => error.kind(),
             _ => None,
         };

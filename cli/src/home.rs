@@ -7,7 +7,7 @@ use koya_image::Store;
 use koya_proto::RPC_PORT;
 use koya_proto::client::{self, AgentClient};
 use koya_sandbox::hybrid;
-use koya_sandbox::instance::{Instances, State, Status};
+use koya_sandbox::state::{Container, Records, Status};
 
 use crate::error::CliError;
 
@@ -52,12 +52,12 @@ impl Home {
         Ok(Store::open(self.folder.join("images"))?)
     }
 
-    /// The containers.
+    /// The containers and their microVMs.
     ///
     /// # Errors
-    /// [`CliError::Instance`]
-    pub fn containers(&self) -> Result<Instances, CliError> {
-        Ok(Instances::at(&self.folder.join("containers"))?)
+    /// [`CliError::State`]
+    pub fn records(&self) -> Result<Records, CliError> {
+        Ok(Records::at(&self.folder)?)
     }
 
     /// What all sandboxes share.
@@ -70,11 +70,11 @@ impl Home {
 ///
 /// # Errors
 /// [`CliError::NotRunning`], [`CliError::Unreachable`], [`CliError::Agent`]
-pub fn agent_of(containers: &Instances, state: &State) -> Result<AgentClient, CliError> {
-    if state.status != Status::Running {
-        return Err(CliError::NotRunning(state.name.clone()));
+pub fn agent_of(records: &Records, container: &Container) -> Result<AgentClient, CliError> {
+    if !matches!(container.status, Status::Running | Status::Paused) {
+        return Err(CliError::NotRunning(container.name.clone()));
     }
-    let stream = hybrid::connect(&containers.vsock(state), RPC_PORT, PATIENCE);
-    let stream = stream.map_err(|error| CliError::Unreachable(state.name.clone(), error))?;
+    let stream = hybrid::connect(&records.vsock(container), RPC_PORT, PATIENCE);
+    let stream = stream.map_err(|error| CliError::Unreachable(container.name.clone(), error))?;
     Ok(client::connect(stream)?)
 }

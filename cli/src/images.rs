@@ -11,8 +11,8 @@ use crate::args::{ListArgs, LoadArgs, NamesArgs};
 use crate::error::CliError;
 use crate::home::Home;
 use crate::list::ago;
+use crate::show::{self, Form};
 use crate::size;
-use crate::table::Table;
 
 /// Digits of an id that a table shows.
 const SHOWN_ID: usize = 12;
@@ -73,26 +73,40 @@ pub fn load(args: &LoadArgs) -> Result<ExitCode, CliError> {
 /// [`CliError::Image`]
 pub fn list(args: &ListArgs) -> Result<ExitCode, CliError> {
     let images = Home::find()?.images()?.list()?;
-    let mut table = Table::new(["IMAGE", "IMAGE ID", "LOADED", "SIZE"]);
-    for image in &images {
-        let id: String = image.id().hex().chars().take(SHOWN_ID).collect();
-        if args.quiet {
-            crate::print(&id)?;
-        } else if args.format == "json" {
-            let names: Vec<_> = image
-                .names()
-                .iter()
-                .map(koya_image::Reference::familiar)
-                .collect();
-            let line = json!({ "id": image.id().to_string(), "names": names, "size": image.size(), "loaded": image.loaded() });
-            crate::print(&line.to_string())?;
-        } else {
-            table.add([name(image), id, ago(image.loaded()), size::show(image.size())]);
+    let form = Form::parse(&args.format)?;
+    let id = |image: &Image| -> String {
+        let digits = if args.no_trunc { usize::MAX } else { SHOWN_ID };
+        image.id().hex().chars().take(digits).collect()
+    };
+    if args.quiet {
+        for image in &images {
+            crate::print(&id(image))?;
         }
+        return Ok(ExitCode::SUCCESS);
     }
-    if !args.quiet && args.format == "table" {
-        crate::print(&table.to_string())?;
-    }
+    let lines: Vec<_> = images
+        .iter()
+        .map(|image| {
+            let names = image.names().iter().map(koya_image::Reference::familiar);
+            json!({
+                "Image": name(image),
+                "ID": id(image),
+                "Digest": image.id().to_string(),
+                "Names": names.collect::<Vec<_>>(),
+                "LoadedSince": ago(image.loaded().saturating_mul(1_000_000_000)),
+                "Loaded": image.loaded(),
+                "Size": size::show(image.size()),
+                "Bytes": image.size(),
+            })
+        })
+        .collect();
+    let columns = [
+        ("IMAGE", "Image"),
+        ("IMAGE ID", "ID"),
+        ("LOADED", "LoadedSince"),
+        ("SIZE", "Size"),
+    ];
+    show::list(&form, columns, &lines)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,63 +1,125 @@
 //! `koya ps`.
 
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
-use koya_sandbox::instance::{State, Status};
+use koya_sandbox::state::{Container, Status, now};
+use serde_json::{Value, json};
 
 use crate::args::PsArgs;
 use crate::error::CliError;
 use crate::home::Home;
-use crate::table::Table;
+use crate::show::{self, Form};
 
 /// Characters of a command that a table shows.
 const SHOWN_COMMAND: usize = 20;
+/// What `--filter` knows.
+const FILTERS: &str = "id, name, label, status, exited, vm, ancestor";
 
 /// `koya ps`
 ///
 /// # Errors
 /// [`CliError`]
 pub fn ps(args: &PsArgs) -> Result<ExitCode, CliError> {
-    let mut states = Home::find()?.containers()?.list()?;
-    states.retain(|state| args.all || state.status == Status::Running);
-    let mut table = Table::new(["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "NAMES"]);
-    for state in &states {
-        if args.list.quiet {
-            crate::print(&state.id)?;
-        } else if args.list.format == "json" {
-            crate::print(&serde_json::to_string(state).map_err(std::io::Error::from)?)?;
-        } else {
-            table.add([
-                state.id.clone(),
-                state.image.clone(),
-                shorten(&state.command.join(" ")),
-                ago(state.created),
-                status(state),
-                state.name.clone(),
-            ]);
+    let form = Form::parse(&args.list.format)?;
+    let filters = args.filter.iter().map(|text| Filter::parse(text));
+    let filters = filters.collect::<Result<Vec<_>, _>>()?;
+    let mut all = Home::find()?.records()?.list()?;
+    let by_status = filters
+        .iter()
+        .any(|filter| matches!(filter.key.as_str(), "status" | "exited"));
+    all.retain(|container| {
+        (args.all || args.last.is_some() || by_status || is_up(container))
+            && filters.iter().all(|filter| filter.fits(container))
+    });
+    all.truncate(args.last.unwrap_or(usize::MAX));
+    if args.list.quiet {
+        for container in &all {
+            crate::print(&container.id)?;
         }
+        return Ok(ExitCode::SUCCESS);
     }
-    if !args.list.quiet && args.list.format == "table" {
-        crate::print(&table.to_string())?;
-    }
+    let lines: Vec<_> = all
+        .iter()
+        .map(|container| line(container, args.list.no_trunc))
+        .collect();
+    let columns = [
+        ("CONTAINER ID", "ID"),
+        ("IMAGE", "Image"),
+        ("COMMAND", "Command"),
+        ("CREATED", "RunningFor"),
+        ("STATUS", "Status"),
+        ("PORTS", "Ports"),
+        ("VM", "VM"),
+        ("NAMES", "Names"),
+    ];
+    show::list(&form, columns, &lines)?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn status(state: &State) -> String {
-    match (state.status, state.exit_code) {
-        (Status::Creating, _) => "Created".to_owned(),
-        (Status::Running, _) => "Up".to_owned(),
-        (Status::Stopped, Some(code)) => format!("Exited ({code})"),
-        // Whoever ran it died before it could say how it ended.
-        (Status::Stopped, None) => "Dead".to_owned(),
+fn is_up(container: &Container) -> bool {
+    matches!(container.status, Status::Running | Status::Paused)
+}
+
+/// A container as a list tells of it, in docker's words.
+fn line(container: &Container, whole: bool) -> Value {
+    let settings = &container.settings;
+    let labels: Vec<_> = settings
+        .labels
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    let command = settings.spec.process.args.join(" ");
+    json!({
+        "ID": container.id,
+        "Image": printable(&settings.image),
+        "Command": if whole { format!("\"{}\"", printable(&command)) } else { shorten(&command) },
+        "CreatedAt": date(container.created),
+        "RunningFor": ago(container.created),
+        "State": word(container.status),
+        "Status": status(container),
+        "Ports": "",
+        "Labels": printable(&labels.join(",")),
+        "VM": container.vm,
+        "Names": container.name,
+    })
+}
+
+/// A status in docker's word.
+pub fn word(status: Status) -> &'static str {
+    match status {
+        Status::Created | Status::Creating => "created",
+        Status::Running => "running",
+        Status::Paused => "paused",
+        Status::Stopped => "exited",
+        Status::Dead => "dead",
     }
 }
 
+fn status(container: &Container) -> String {
+    let code = container.exit.as_ref().map_or(0, |exit| exit.code);
+    match container.status {
+        Status::Created | Status::Creating => "Created".to_owned(),
+        Status::Running => format!("Up {}", since(container.started)),
+        Status::Paused => format!("Up {} (Paused)", since(container.started)),
+        Status::Stopped => format!("Exited ({code}) {}", ago(container.finished)),
+        Status::Dead => "Dead".to_owned(),
+    }
+}
+
+/// Text without anything that a terminal would act on, or that turns it around.
+pub fn printable(text: &str) -> String {
+    let hostile = |letter: char| {
+        letter.is_control()
+            || matches!(letter, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars()
+        .map(|letter| if hostile(letter) { ' ' } else { letter })
+        .collect()
+}
+
 fn shorten(command: &str) -> String {
-    let clean: String = command
-        .chars()
-        .map(|letter| if letter.is_control() { ' ' } else { letter })
-        .collect();
+    let clean = printable(command);
     let shown: String = clean.chars().take(SHOWN_COMMAND).collect();
     if shown.len() < clean.len() {
         format!("\"{shown}…\"")
@@ -66,21 +128,75 @@ fn shorten(command: &str) -> String {
     }
 }
 
+/// A moment, in nanoseconds since 1970, as a date; docker's for never is the year 1.
+pub fn date(moment: u64) -> String {
+    match moment {
+        0 => "0001-01-01T00:00:00Z".to_owned(),
+        moment => SystemTime::UNIX_EPOCH
+            .checked_add(Duration::from_nanos(moment))
+            .map(|time| humantime::format_rfc3339_nanos(time).to_string())
+            .unwrap_or_default(),
+    }
+}
+
 /// How long ago a moment was, in the largest unit that fits.
 pub fn ago(moment: u64) -> String {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
-    let seconds = now.saturating_sub(moment);
+    format!("{} ago", since(moment))
+}
+
+fn since(moment: u64) -> String {
+    let seconds = now().saturating_sub(moment) / 1_000_000_000;
     let units = [(86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second")];
     let found = units.iter().find_map(|(length, unit)| {
         let count = seconds.checked_div(*length)?;
         (count > 0).then_some((count, *unit))
     });
     match found {
-        Some((1, unit)) => format!("1 {unit} ago"),
-        Some((count, unit)) => format!("{count} {unit}s ago"),
-        None => "Less than a second ago".to_owned(),
+        Some((1, unit)) => format!("1 {unit}"),
+        Some((count, unit)) => format!("{count} {unit}s"),
+        None => "Less than a second".to_owned(),
+    }
+}
+
+/// What a container must be to be listed.
+struct Filter {
+    key: String,
+    value: String,
+}
+
+impl Filter {
+    fn parse(text: &str) -> Result<Self, CliError> {
+        let known = |key: &str| FILTERS.split(", ").any(|known| known == key);
+        match text.split_once('=') {
+            Some((key, value)) if known(key) => Ok(Self {
+                key: key.to_owned(),
+                value: value.to_owned(),
+            }),
+            _ => Err(CliError::Filter(text.to_owned(), FILTERS)),
+        }
+    }
+
+    fn fits(&self, container: &Container) -> bool {
+        let value = self.value.as_str();
+        match self.key.as_str() {
+            "id" => container.id.starts_with(value),
+            "name" => container.name.contains(value),
+            "vm" => container.vm.starts_with(value) || container.name == value,
+            "ancestor" => container.settings.image == value || container.settings.image_id.contains(value),
+            "status" => word(container.status) == value,
+            "exited" => {
+                let code = container.exit.as_ref().map(|exit| exit.code.to_string());
+                !container.is_active() && code.as_deref() == Some(value)
+            }
+            _ => match value.split_once('=') {
+                Some((name, value)) => container
+                    .settings
+                    .labels
+                    .get(name)
+                    .is_some_and(|found| found == value),
+                None => container.settings.labels.contains_key(value),
+            },
+        }
     }
 }
 
@@ -91,15 +207,25 @@ mod tests {
     #[test]
     fn long_and_hostile_commands_fit_into_a_line() {
         assert_eq!(shorten("sh -c true"), "\"sh -c true\"");
-        assert_eq!(shorten("\x1b[31m\n"), "\" [31m \"");
+        assert_eq!(shorten("\x1b[31m\n\x7f\u{202e}"), "\" [31m   \"");
         assert_eq!(shorten(&"x".repeat(50)), format!("\"{}…\"", "x".repeat(20)));
     }
 
     #[test]
     fn times_are_in_the_largest_unit() {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-        assert_eq!(ago(now - 200), "3 minutes ago");
-        assert_eq!(ago(now - 90_000), "1 day ago");
-        assert_eq!(ago(now + 5), "Less than a second ago");
+        let seconds = |count: u64| count * 1_000_000_000;
+        assert_eq!(ago(now() - seconds(200)), "3 minutes ago");
+        assert_eq!(ago(now() - seconds(90_000)), "1 day ago");
+        assert_eq!(ago(now() + seconds(5)), "Less than a second ago");
+        assert_eq!(date(1_000_000_000), "1970-01-01T00:00:01.000000000Z");
+    }
+
+    #[test]
+    fn filters_that_nobody_knows_are_named() {
+        for text in ["colour=red", "name"] {
+            let error = Filter::parse(text).map(drop).unwrap_err();
+            assert!(error.to_string().contains(text), "{error}");
+        }
+        assert_eq!(Filter::parse("label=a=b").unwrap().value, "a=b");
     }
 }

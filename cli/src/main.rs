@@ -3,23 +3,37 @@
 mod args;
 mod attach;
 mod error;
+mod exec;
 mod home;
 mod images;
+mod inspect;
 mod lifecycle;
+mod limits;
 mod list;
+mod logs;
 mod run;
+mod settings;
+mod show;
 mod signals;
 mod size;
+mod stats;
 mod table;
+mod template;
 mod terminal;
 
+use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
+use koya_sandbox::parts::Parts;
+
 use crate::args::{Cli, Command};
 use crate::error::CliError;
+use crate::home::Home;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -32,11 +46,21 @@ fn main() -> ExitCode {
     };
     let result = match &cli.command {
         Command::Run(args) => run::run(args),
-        Command::Exec(args) => run::exec(args),
+        Command::Create(args) => run::create(args),
+        Command::Start(args) => run::start_again(args),
+        Command::Attach(args) => run::attach(args),
+        Command::Exec(args) => exec::exec(args),
+        Command::Logs(args) => logs::logs(args),
         Command::Ps(args) => list::ps(args),
         Command::Stop(args) => lifecycle::stop(args),
         Command::Kill(args) => lifecycle::kill(args),
+        Command::Restart(args) => lifecycle::restart(args),
+        Command::Pause(args) => lifecycle::pause(args),
+        Command::Unpause(args) => lifecycle::unpause(args),
+        Command::Wait(args) => lifecycle::wait(args),
         Command::Rm(args) => lifecycle::rm(args),
+        Command::Inspect(args) => inspect::inspect(args),
+        Command::Stats(args) => stats::stats(args),
         Command::Load(args) => images::load(args),
         Command::Images(args) => images::list(args),
         Command::Rmi(args) => images::rmi(args),
@@ -45,11 +69,22 @@ fn main() -> ExitCode {
             clap_complete::generate(*shell, &mut Cli::command(), "koya", &mut script);
             print(String::from_utf8_lossy(&script).trim_end()).map(|()| ExitCode::SUCCESS)
         }
+        Command::Monitor { vm } => monitor(vm),
     };
     result.unwrap_or_else(|error| {
         complain(&error);
         ExitCode::from(error.exit_code())
     })
+}
+
+/// Keeps a microVM; standard input is the socket of whoever started it.
+fn monitor(vm: &str) -> Result<ExitCode, CliError> {
+    let first = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    // Programs that it starts have no business with that socket.
+    rustix::stdio::dup2_stdin(File::open("/dev/null")?).map_err(io::Error::from)?;
+    let home = Home::find()?;
+    koya_sandbox::monitor::serve(&home.records()?, &home.shared(), &Parts::find()?, vm, first)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Prints a line.
@@ -59,6 +94,11 @@ fn print(line: &str) -> Result<(), CliError> {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         result => Ok(result?),
     }
+}
+
+/// Says something that is no error of this program.
+fn warn(words: &str) {
+    let _ = writeln!(io::stderr(), "koya: {}", list::printable(words));
 }
 
 /// Tells an error in one line.

@@ -1,357 +1,214 @@
-//! `koya run` and `koya exec`.
+//! `koya run`, `create`, `start` and `attach`.
 
-use std::env;
 use std::fs;
-use std::io::Write;
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
-use koya_image::ImageConfig;
-use koya_proto::client::{AgentClient, ProcessId};
-use koya_proto::v1;
-use koya_sandbox::container::{ContainerSpec, ProcessSpec};
-use koya_sandbox::instance::{Instance, Status, new_id};
-use koya_sandbox::parts::Parts;
-use koya_sandbox::{Disk, Sandbox, SandboxSpec, scratch};
+use koya_image::Image;
+use koya_sandbox::monitor::{self, Connection, Program};
+use koya_sandbox::state::{Container, NewContainer, Place, Records};
 
-use crate::args::{ExecArgs, ProcessArgs, RunArgs};
-use crate::attach::{self, Attachment};
+use crate::args::{AttachArgs, RunArgs, StartArgs};
+use crate::attach::{Attachment, framed};
 use crate::error::CliError;
 use crate::home::{Home, agent_of};
 use crate::images;
-use crate::signals::{self, Relay};
-use crate::terminal;
+use crate::settings;
+use crate::signals::Relay;
 
-/// What asks a process to end, unless its image says otherwise.
-const SIGTERM: u32 = 15;
-/// Serials by which the agent finds the disks.
-const IMAGE_DISK: &str = "image";
-const SCRATCH_DISK: &str = "scratch";
-/// The file of the first one in a container's folder.
-const IMAGE_FILE: &str = "image.erofs";
-/// The file of the second one in a container's folder.
-const SCRATCH_FILE: &str = "scratch.ext4";
+/// How long a monitor may take to give up a microVM that boots.
+const GIVING_UP: Duration = Duration::from_secs(10);
 
 /// `koya run`
 ///
 /// # Errors
 /// [`CliError`]
 pub fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
-    check_terminal(&args.process)?;
+    let attachment = Attachment {
+        interactive: args.process.interactive,
+        tty: args.process.tty,
+    };
+    if !args.detach {
+        attachment.check()?;
+    }
     let home = Home::find()?;
-    let parts = Parts::find()?;
-    let store = home.images()?;
-    let image = images::find_or_load(&store, &args.image)?;
-    let process = process(&args.process, command(args, image.config())?, image.config())?;
-    let stop_signal = match &image.config().stop_signal {
-        Some(name) => signals::parse(name).map_err(CliError::StopSignal)?,
-        None => SIGTERM,
-    };
-    let disk = store.disk(&image)?;
-    let containers = home.containers()?;
+    let records = home.records()?;
+    let (name, image) = image(&home, args)?;
+    let new = new_container(&records, args, &name, &image)?;
+    let disk = home.images()?.disk(&image)?;
     let relay = Relay::start().map_err(CliError::Signals)?;
-    let mut instance = containers.create(args.name.as_deref(), &args.image, &process, stop_signal)?;
-    relay.made(instance.folder());
-    let result = run_in(
-        &mut instance,
-        args,
-        &parts,
-        &disk,
-        process,
-        &home.shared(),
-        &relay,
-    );
-    let code = result.as_ref().map_or_else(CliError::exit_code, |code| *code);
-    if let Err(error) = finish(instance, args.rm, code) {
-        crate::complain(&error);
+    let container = records.create(new)?;
+    let made = (records.clone(), container.clone());
+    relay.made(move || _ = made.0.forget(&made.1));
+    place_image(&records, &container, &disk)?;
+    let connection = start(&records, &container, !args.detach, &relay)?;
+    if args.detach {
+        crate::print(&container.id)?;
+        return Ok(ExitCode::SUCCESS);
     }
-    Ok(ExitCode::from(result?))
+    follow(&records, &container, connection, attachment, &relay)
 }
 
-/// Boots the microVM of an instance and stays until its container has ended; the exit code.
-fn run_in(
-    instance: &mut Instance,
-    args: &RunArgs,
-    parts: &Parts,
-    disk: &Path,
-    process: ProcessSpec,
-    shared: &Path,
-    relay: &Relay,
-) -> Result<u8, CliError> {
-    // Of its own, so that the image may be removed meanwhile. Another file system does not take a link.
-    let linked = instance.folder().join(IMAGE_FILE);
-    let disk = if fs::hard_link(disk, &linked).is_ok() {
-        linked
-    } else {
-        disk.to_owned()
-    };
-    let scratch = instance.folder().join(SCRATCH_FILE);
-    scratch::create(&scratch, args.storage)?;
-    let spec = SandboxSpec {
-        vcpus: args.vcpus,
-        memory_mib: args.vm_memory >> 20,
-        disks: vec![
-            Disk {
-                serial: IMAGE_DISK.into(),
-                path: disk,
-                read_only: true,
-            },
-            Disk {
-                serial: SCRATCH_DISK.into(),
-                path: scratch,
-                read_only: false,
-            },
-        ],
-    };
-    let folder = instance.folder().to_owned();
-    let sandbox = Sandbox::start(parts, &spec, &folder, shared, |pid| {
-        instance.state.vmm_pid = Some(pid);
-        // Without it the container runs all the same; only a hung guest is then harder to end.
-        let _ = instance.save();
-    })?;
-    let id = instance.state.id.clone();
-    let container = ContainerSpec {
-        process,
-        hostname: args.hostname.clone().unwrap_or_else(|| id.clone()),
-        read_only: args.read_only,
-    };
-    let agent = sandbox.agent();
-    let attachment = attachment(&args.process);
-    let exit = attach::run(
-        agent,
-        &sandbox.vsock(),
-        &id.as_str().into(),
-        attachment,
-        relay,
-        |stdio| {
-            begin(agent, &id, &container, stdio)?;
-            // Not before: whoever sees it run may enter it.
-            instance.state.status = Status::Running;
-            Ok(instance.save()?)
-        },
-    )?;
-    if !args.rm {
-        // What the container wrote is to be on its disk.
-        let _ = agent.delete(&id, true);
-    }
-    Ok(code(&exit))
-}
-
-fn begin(agent: &AgentClient, id: &str, container: &ContainerSpec, stdio: v1::Stdio) -> Result<(), CliError> {
-    let disk = |serial: &str, filesystem: &str| v1::Disk {
-        serial: serial.to_owned(),
-        filesystem: filesystem.to_owned(),
-        ..Default::default()
-    };
-    let overlay = v1::Overlay {
-        lower: vec![disk(IMAGE_DISK, "erofs")],
-        scratch: Some(disk(SCRATCH_DISK, "ext4")).into(),
-        ..Default::default()
-    };
-    let mut root = v1::RootFilesystem::new();
-    root.set_overlay(overlay);
-    agent.create(v1::CreateRequest {
-        id: id.to_owned(),
-        root: Some(root).into(),
-        config: container.to_json().to_string().into_bytes(),
-        stdio: Some(stdio).into(),
-        ..Default::default()
-    })?;
-    Ok(agent.start(id)?)
-}
-
-/// Keeps what is to be kept of an instance that has ended.
-fn finish(mut instance: Instance, remove: bool, code: u8) -> Result<(), CliError> {
-    if remove {
-        return Ok(instance.remove()?);
-    }
-    instance.state.status = Status::Stopped;
-    instance.state.vmm_pid = None;
-    instance.state.exit_code = Some(code);
-    instance.save()?;
-    for file in ["vm.json", IMAGE_FILE] {
-        let _ = fs::remove_file(instance.folder().join(file));
-    }
-    Ok(())
-}
-
-/// `koya exec`
+/// `koya create`
 ///
 /// # Errors
 /// [`CliError`]
-pub fn exec(args: &ExecArgs) -> Result<ExitCode, CliError> {
-    check_terminal(&args.process)?;
-    let containers = Home::find()?.containers()?;
-    let state = containers.find(&args.container)?;
-    let agent = agent_of(&containers, &state)?;
-    let process = another(&args.process, args.command.clone(), &state.process)?;
-    let exec_id = new_id().map_err(CliError::Streams)?;
-    let id = ProcessId::exec(&state.id, &exec_id);
-    let relay = Relay::start().map_err(CliError::Signals)?;
-    let (vsock, attachment) = (containers.vsock(&state), attachment(&args.process));
-    let exit = attach::run(&agent, &vsock, &id, attachment, &relay, |stdio| {
-        agent.exec(v1::ExecRequest {
-            id: state.id.clone(),
-            exec_id: exec_id.clone(),
-            process: process.to_json().to_string().into_bytes(),
-            stdio: Some(stdio).into(),
-            ..Default::default()
-        })?;
-        Ok(())
-    })?;
-    Ok(ExitCode::from(code(&exit)))
+pub fn create(args: &RunArgs) -> Result<ExitCode, CliError> {
+    let home = Home::find()?;
+    let records = home.records()?;
+    let (name, image) = image(&home, args)?;
+    let container = records.create(new_container(&records, args, &name, &image)?)?;
+    place_image(&records, &container, &home.images()?.disk(&image)?)?;
+    crate::print(&container.id)?;
+    Ok(ExitCode::SUCCESS)
 }
 
-/// A terminal needs somebody at one.
-fn check_terminal(args: &ProcessArgs) -> Result<(), CliError> {
-    if args.tty && args.interactive && !terminal::is_there() {
-        return Err(CliError::NoTerminal);
+/// `koya start`
+///
+/// # Errors
+/// [`CliError`]
+pub fn start_again(args: &StartArgs) -> Result<ExitCode, CliError> {
+    let records = Home::find()?.records()?;
+    if args.attach || args.interactive {
+        let [name] = args.containers.as_slice() else {
+            return Err(CliError::AttachToOne);
+        };
+        let container = records.find(name)?;
+        let attachment = Attachment {
+            interactive: args.interactive,
+            tty: container.settings.spec.process.terminal,
+        };
+        let relay = Relay::start().map_err(CliError::Signals)?;
+        let connection = start(&records, &container, true, &relay)?;
+        return follow(&records, &container, connection, attachment, &relay);
     }
-    Ok(())
-}
-
-/// Another process in a container: as its first one is, but for what the user says.
-fn another(args: &ProcessArgs, command: Vec<String>, first: &ProcessSpec) -> Result<ProcessSpec, CliError> {
-    let config = ImageConfig {
-        env: first.env.clone(),
-        working_dir: first.cwd.clone(),
-        user: Some(format!("{}:{}", first.user.0, first.user.1)),
-        ..ImageConfig::default()
-    };
-    process(args, command, &config)
-}
-
-fn attachment(args: &ProcessArgs) -> Attachment {
-    Attachment {
-        interactive: args.interactive,
-        tty: args.tty,
-    }
-}
-
-/// An exit code as a process can have it.
-fn code(exit: &v1::Exit) -> u8 {
-    if exit.oom {
-        let _ = writeln!(
-            std::io::stderr(),
-            "koya: the kernel killed a process of the container: out of memory"
-        );
-    }
-    u8::try_from(exit.code).unwrap_or(u8::MAX)
-}
-
-/// What to run: the user's command behind the image's entry point, or the image's own.
-fn command(args: &RunArgs, config: &ImageConfig) -> Result<Vec<String>, CliError> {
-    let (entrypoint, default) = match &args.entrypoint {
-        Some(program) => (vec![program.clone()], Vec::new()),
-        None => (config.entrypoint.clone(), config.cmd.clone()),
-    };
-    let rest = if args.command.is_empty() {
-        default
-    } else {
-        args.command.clone()
-    };
-    let command: Vec<String> = entrypoint.into_iter().chain(rest).collect();
-    if command.is_empty() {
-        return Err(CliError::NoCommand);
-    }
-    Ok(command)
-}
-
-fn process(args: &ProcessArgs, command: Vec<String>, config: &ImageConfig) -> Result<ProcessSpec, CliError> {
-    let user = args
-        .user
-        .as_deref()
-        .or(config.user.as_deref())
-        .unwrap_or_default();
-    let folder = config.working_dir.as_str();
-    let folder = args
-        .workdir
-        .as_deref()
-        .unwrap_or(if folder.is_empty() { "/" } else { folder });
-    let given = args
-        .env
-        .iter()
-        .filter_map(|variable| match variable.split_once('=') {
-            Some(_) => Some(variable.clone()),
-            None => env::var(variable).ok().map(|value| format!("{variable}={value}")),
-        });
-    Ok(ProcessSpec {
-        args: command,
-        env: config.env.iter().cloned().chain(given).collect(),
-        cwd: folder.to_owned(),
-        user: parse_user(user)?,
-        terminal: args.tty,
-        privileged: args.privileged,
+    crate::lifecycle::each(&args.containers, |records, container| {
+        if container.is_active() {
+            return Ok(());
+        }
+        start_detached(records, container)
     })
 }
 
-fn parse_user(text: &str) -> Result<(u32, u32), CliError> {
-    let wrong = || CliError::User(text.to_owned());
-    let number = |text: &str| match text {
-        "" | "root" => Ok(0),
-        number => number.parse().map_err(|_| wrong()),
-    };
-    let (user, group) = text.split_once(':').unwrap_or((text, ""));
-    Ok((number(user)?, number(group)?))
+/// Starts a container and leaves it running.
+///
+/// # Errors
+/// [`CliError::Monitor`]
+pub fn start_detached(records: &Records, container: &Container) -> Result<(), CliError> {
+    monitor::start(records, &program()?, container, false, |_| {})?;
+    Ok(())
 }
 
-#[cfg(test)]
-mod tests {
-    use clap::Parser;
-
-    use super::*;
-    use crate::args::{Cli, Command};
-
-    fn run_args(line: &str) -> RunArgs {
-        let cli = Cli::try_parse_from(["koya", "run"].into_iter().chain(line.split_whitespace())).unwrap();
-        match cli.command {
-            Command::Run(args) => args,
-            other => panic!("{other:?}"),
-        }
+/// `koya attach`
+///
+/// # Errors
+/// [`CliError`]
+pub fn attach(args: &AttachArgs) -> Result<ExitCode, CliError> {
+    let records = Home::find()?.records()?;
+    let container = records.find(&args.container)?;
+    if !container.is_active() {
+        return Err(CliError::NotRunning(container.name));
     }
+    let attachment = Attachment {
+        interactive: container.settings.open_stdin && !args.no_stdin,
+        tty: container.settings.spec.process.terminal,
+    };
+    let relay = Relay::start().map_err(CliError::Signals)?;
+    let connection = monitor::attach(&records, &container)?;
+    follow(&records, &container, connection, attachment, &relay)
+}
 
-    fn config(entrypoint: &[&str], cmd: &[&str]) -> ImageConfig {
-        let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
-        ImageConfig {
-            entrypoint: words(entrypoint),
-            cmd: words(cmd),
-            ..ImageConfig::default()
-        }
-    }
+/// The program that becomes the monitor: this one.
+fn program() -> Result<Program, CliError> {
+    Ok(Program {
+        path: std::env::current_exe()?,
+        arguments: vec!["monitor".to_owned()],
+    })
+}
 
-    #[test]
-    fn entry_point_and_command_are_joined_as_docker_does() {
-        let image = config(&["/entry"], &["default"]);
-        let joined = |line| command(&run_args(line), &image).unwrap().join(" ");
-        assert_eq!(joined("image"), "/entry default");
-        assert_eq!(joined("image a -b"), "/entry a -b");
-        assert_eq!(joined("--entrypoint sh image"), "sh");
-        assert_eq!(joined("--entrypoint sh image -c x"), "sh -c x");
-        let error = command(&run_args("image"), &config(&[], &[])).unwrap_err();
-        assert!(matches!(error, CliError::NoCommand));
+/// Starts a container; a signal until then gives up what boots.
+fn start(
+    records: &Records,
+    container: &Container,
+    attach: bool,
+    relay: &Relay,
+) -> Result<Connection, CliError> {
+    let connection = monitor::start(records, &program()?, container, attach, |socket| {
+        let made = (records.clone(), container.clone(), socket.try_clone());
+        relay.made(move || give_up(&made.0, &made.1, made.2.as_ref().ok()));
+    });
+    if connection.is_err() {
+        relay.yield_to_end();
     }
+    Ok(connection?)
+}
 
-    #[test]
-    fn the_users_settings_win_over_the_images() {
-        let image = ImageConfig {
-            env: vec!["A=image".into()],
-            working_dir: "/image".into(),
-            user: Some("7:8".into()),
-            ..ImageConfig::default()
-        };
-        let made = |line| process(&run_args(line).process, vec!["sh".into()], &image).unwrap();
-        let spec = made("image");
-        assert_eq!((spec.cwd.as_str(), spec.user), ("/image", (7, 8)));
-        let spec = made("-e A=mine -w /mine -u 1000 -t image");
-        assert_eq!(
-            (spec.cwd.as_str(), spec.user, spec.terminal),
-            ("/mine", (1000, 0), true)
-        );
-        assert_eq!(spec.env, ["A=image", "A=mine"]);
-        assert!(matches!(parse_user("nobody"), Err(CliError::User(_))));
-        // Whoever enters the container is what its first process is.
-        let entered = another(&run_args("-e B=2 image").process, vec!["id".into()], &spec).unwrap();
-        assert_eq!((entered.cwd.as_str(), entered.user), ("/mine", (1000, 0)));
-        assert_eq!(entered.env, ["A=image", "A=mine", "B=2"]);
+/// Leaves a monitor that has not answered yet, and removes the container once it has given up.
+fn give_up(records: &Records, container: &Container, socket: Option<&UnixStream>) {
+    if let Some(mut socket) = socket {
+        use std::io::Read;
+        let _ = socket.shutdown(Shutdown::Write);
+        let _ = socket.set_read_timeout(Some(GIVING_UP));
+        let _ = socket.read(&mut [0; 1]);
     }
+    let begun = Instant::now();
+    while records.look(&container.id).is_some_and(|now| now.is_active()) && begun.elapsed() < GIVING_UP {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let _ = records.forget(container);
+}
+
+/// Stays with a container until it has ended, or the user detaches; its exit code.
+fn follow(
+    records: &Records,
+    container: &Container,
+    connection: Connection,
+    attachment: Attachment,
+    relay: &Relay,
+) -> Result<ExitCode, CliError> {
+    // One that has ended already needs no signals any more.
+    let running = records.look(&container.id).unwrap_or_else(|| container.clone());
+    if let Ok(agent) = agent_of(records, &running) {
+        framed::pass_signals_on(&agent, &container.id.as_str().into(), relay, attachment);
+    } else {
+        relay.pass_on(|_| {});
+    }
+    framed::follow(&connection, attachment)
+}
+
+fn image(home: &Home, args: &RunArgs) -> Result<(String, Image), CliError> {
+    let name = args.image();
+    let image = images::find_or_load(&home.images()?, &name)?;
+    Ok((name, image))
+}
+
+fn new_container(
+    records: &Records,
+    args: &RunArgs,
+    name: &str,
+    image: &Image,
+) -> Result<NewContainer, CliError> {
+    let place = match &args.place.vm {
+        Some(other) => Place::Vm(records.find(other)?.vm),
+        None => Place::New(settings::vm(args)),
+    };
+    Ok(NewContainer {
+        name: args.name.clone(),
+        place,
+        settings: settings::settings(args, name, image)?,
+    })
+}
+
+/// Puts the disk of an image into a container's folder, so that the image may be removed meanwhile. Another file system
+/// does not take a link of that kind.
+fn place_image(records: &Records, container: &Container, disk: &Path) -> Result<(), CliError> {
+    let path = records.image(&container.id);
+    let placed = fs::hard_link(disk, &path).or_else(|_| std::os::unix::fs::symlink(disk, &path));
+    placed.map_err(|error| {
+        let _ = records.forget(container);
+        CliError::Output(error)
+    })
 }

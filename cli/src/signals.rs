@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -58,7 +58,7 @@ enum Target {
     /// Something is being made that a signal must not tear apart: the first one waits here until it is done.
     Making(Option<i32>),
     /// There is no process yet: what was made so far is removed, and `koya` ends.
-    Leave(PathBuf),
+    Leave(Box<dyn Fn() + Send>),
     /// It is the process's.
     Process(Sender<i32>),
 }
@@ -94,7 +94,7 @@ impl Relay {
     fn on(&self, signal: i32, asked: u32) {
         match &mut *self.target() {
             Target::Leave(_) | Target::Making(_) if signal == SIGWINCH => {}
-            Target::Leave(folder) => leave(folder, signal),
+            Target::Leave(remove) => leave(remove, signal),
             _ if asked >= PATIENCE => end(signal),
             Target::Making(first) => *first = first.or(Some(signal)),
             // Nobody listens any more when the container has ended.
@@ -102,13 +102,19 @@ impl Relay {
         }
     }
 
-    /// From now on, `folder` is removed if the program is ended before there is a process.
-    pub fn made(&self, folder: &Path) {
+    /// From now on, `remove` is called if the program is ended before there is a process.
+    pub fn made(&self, remove: impl Fn() + Send + 'static) {
         let mut target = self.target();
         if let Target::Making(Some(signal)) = *target {
-            leave(folder, signal);
+            leave(&remove, signal);
         }
-        *target = Target::Leave(folder.to_owned());
+        *target = Target::Leave(Box::new(remove));
+    }
+
+    /// Waits while a signal removes what was made, and ends the program. To be called before anything is said about an
+    /// end that may be due to that.
+    pub fn yield_to_end(&self) {
+        drop(self.target());
     }
 
     /// From now on, signals are the process's. It is told on a thread of its own, because a guest that hangs takes long.
@@ -128,8 +134,8 @@ impl Relay {
 }
 
 /// Removes what was made for nothing, and ends this program.
-fn leave(folder: &Path, signal: i32) {
-    let _ = fs::remove_dir_all(folder);
+fn leave(remove: &dyn Fn(), signal: i32) {
+    remove();
     end(signal);
 }
 

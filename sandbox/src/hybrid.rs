@@ -5,6 +5,8 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::sockets;
+
 /// The longest answer: `OK`, a space, ten digits and the end of the line.
 const MAX_ANSWER: usize = 32;
 
@@ -14,7 +16,7 @@ const MAX_ANSWER: usize = 32;
 /// [`io::ErrorKind::ConnectionRefused`] if the guest refused; [`io::ErrorKind::InvalidData`] if the other end is no vsock
 /// device; [`io::ErrorKind::WouldBlock`] if there was no answer within `patience`; and whatever connecting says.
 pub fn connect(socket: &Path, port: u32, patience: Duration) -> io::Result<UnixStream> {
-    let mut stream = UnixStream::connect(socket)?;
+    let mut stream = sockets::connect(socket)?;
     stream.set_read_timeout(Some(patience))?;
     stream.write_all(format!("CONNECT {port}\n").as_bytes())?;
     let mut answer = Vec::with_capacity(MAX_ANSWER);

@@ -9,13 +9,19 @@
 //! Nothing here links the VMM: it is a process, started with a config file and known by its folder.
 
 pub mod container;
+pub mod copy;
 pub mod hybrid;
 mod initramfs;
-pub mod instance;
+pub mod log;
+pub mod monitor;
+pub mod network;
 pub mod parts;
 mod sandbox;
 pub mod scratch;
+pub mod sockets;
+pub mod state;
 pub mod stdio;
 mod tail;
+pub mod volumes;
 
-pub use sandbox::{Disk, Sandbox, SandboxSpec, StartError};
+pub use sandbox::{Disk, Sandbox, SandboxSpec, Share, StartError};

@@ -11,6 +11,9 @@ use crate::initramfs;
 /// Folders of an installation, after the one in which the running program lies.
 const FOLDERS: [&str; 2] = ["/usr/local/lib/koya", "/usr/lib/koya"];
 
+/// Folders in which distributions keep virtiofsd.
+const VIRTIOFSD_FOLDERS: [&str; 2] = ["/usr/libexec", "/usr/lib/qemu"];
+
 /// A part is missing, or cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum PartsError {
@@ -22,6 +25,14 @@ pub enum PartsError {
         /// The variable that names it.
         variable: &'static str,
     },
+    /// The program behind shared folders is nowhere.
+    #[error(
+        "cannot find virtiofsd, which volumes need: it is neither beside this program nor in {}, {}; install it, or set \
+         KOYA_VIRTIOFSD to its path",
+        FOLDERS.join(", "),
+        VIRTIOFSD_FOLDERS.join(", ")
+    )]
+    NoVirtiofsd,
     /// The variable leads nowhere.
     #[error("{variable} is {path:?}, which is no file")]
     NoFile {
@@ -64,6 +75,23 @@ impl Parts {
             vmm: find("koya-vmm", "KOYA_VMM")?,
             kernel: find("vmlinux", "KOYA_KERNEL")?,
             agent: find("koya-agent", "KOYA_AGENT")?,
+        })
+    }
+
+    /// Finds the program behind shared folders, which only a microVM with volumes needs: by `KOYA_VIRTIOFSD`, where the
+    /// other parts may be, or where a distribution puts it.
+    ///
+    /// # Errors
+    /// [`PartsError`]
+    pub fn find_virtiofsd() -> Result<PathBuf, PartsError> {
+        let (name, variable) = ("virtiofsd", "KOYA_VIRTIOFSD");
+        find(name, variable).or_else(|error| match error {
+            PartsError::Missing { .. } => VIRTIOFSD_FOLDERS
+                .map(|folder| Path::new(folder).join(name))
+                .into_iter()
+                .find(|path| path.is_file())
+                .ok_or(PartsError::NoVirtiofsd),
+            other => Err(other),
         })
     }
 

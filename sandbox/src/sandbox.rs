@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,7 +27,7 @@ const GUEST_CID: u32 = 3;
 /// Name of the vsock device's socket in the sandbox's folder.
 const VSOCK: &str = "v.sock";
 /// Name of the VMM's control socket in the sandbox's folder.
-const API: &str = "api.sock";
+pub(crate) const API: &str = "api.sock";
 /// A kernel that panics ends the microVM at once; only what is critical is said on the console.
 const BOOT_ARGS: &str =
     "console=ttyS0 quiet loglevel=3 reboot=k panic=-1 8250.nr_uarts=1 random.trust_cpu=on";
@@ -65,6 +66,9 @@ pub enum StartError {
         /// The last line on the guest's console.
         last: String,
     },
+    /// Nobody waits for it any more.
+    #[error("whoever started it has left")]
+    Abandoned,
     /// The agent answers and is not the right one.
     #[error(transparent)]
     Agent(#[from] ClientError),
@@ -81,6 +85,15 @@ pub struct Disk {
     pub read_only: bool,
 }
 
+/// A folder that the guest mounts, served by a program that listens already.
+#[derive(Debug, Clone)]
+pub struct Share {
+    /// By what the guest knows it: 1 to 36 bytes.
+    pub tag: String,
+    /// The program's socket.
+    pub socket: PathBuf,
+}
+
 /// How large a microVM is, and what it holds.
 #[derive(Debug, Clone)]
 pub struct SandboxSpec {
@@ -90,18 +103,22 @@ pub struct SandboxSpec {
     pub memory_mib: u64,
     /// In the order in which the guest sees them.
     pub disks: Vec<Disk>,
+    /// What the guest sees of the host's folders, if it does.
+    pub share: Option<Share>,
 }
 
 /// A microVM whose agent answers. Killed when it is dropped.
 pub struct Sandbox {
-    vmm: Child,
+    vmm: Mutex<Child>,
+    console: Tail,
     folder: PathBuf,
     agent: AgentClient,
 }
 
 impl Sandbox {
     /// Boots a microVM whose files lie in `folder`, which is this sandbox's alone. `shared` is where things are kept that
-    /// all sandboxes use. `spawned` is told the VMM's process as soon as there is one.
+    /// all sandboxes use. `spawned` is told the VMM's process as soon as there is one; the boot is given up when
+    /// `abandoned` says so. To be called by a thread that lives as long as the microVM shall: the VMM dies with it.
     ///
     /// # Errors
     /// [`StartError`]; no process is left then.
@@ -110,20 +127,32 @@ impl Sandbox {
         spec: &SandboxSpec,
         folder: &Path,
         shared: &Path,
+        abandoned: impl Fn() -> bool,
         spawned: impl FnOnce(u32),
     ) -> Result<Self, StartError> {
         let initramfs = parts.initramfs(shared)?;
         let config = folder.join("vm.json");
         fs::write(&config, vm_config(parts, spec, &initramfs)?.to_string())
             .map_err(|source| StartError::Folder { path: config, source })?;
+        // What a VMM left that was killed.
+        for socket in [API, VSOCK] {
+            match fs::remove_file(folder.join(socket)) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    let path = folder.join(socket);
+                    return Err(StartError::Folder { path, source });
+                }
+                _ => {}
+            }
+        }
         let mut vmm = spawn(parts, folder)?;
         spawned(vmm.id());
         let console = vmm.stdout.take().map(Tail::of).unwrap_or_default();
         let said = vmm.stderr.take().map(Tail::of).unwrap_or_default();
         let socket = folder.join(VSOCK);
-        match await_agent(&mut vmm, &socket, &console, &said) {
+        match await_agent(&mut vmm, &socket, &console, &said, abandoned) {
             Ok(agent) => Ok(Self {
-                vmm,
+                vmm: Mutex::new(vmm),
+                console,
                 folder: folder.to_owned(),
                 agent,
             }),
@@ -143,11 +172,21 @@ impl Sandbox {
     pub fn vsock(&self) -> PathBuf {
         vsock(&self.folder)
     }
+
+    /// Ends the VMM, whatever its guest does.
+    pub fn end(&self) {
+        end(&mut self.vmm.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Why it does not run any more, as far as the guest's console tells.
+    pub fn last_words(&self) -> Option<String> {
+        self.console.last_line()
+    }
 }
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
-        end(&mut self.vmm);
+        self.end();
     }
 }
 
@@ -177,10 +216,16 @@ fn vm_config(parts: &Parts, spec: &SandboxSpec, initramfs: &Path) -> Result<serd
         }))
     });
     let drives = drives.collect::<Result<Vec<_>, StartError>>()?;
+    let folders = spec
+        .share
+        .iter()
+        .map(|share| Ok(json!({ "folder_id": "share", "tag": share.tag, "socket": text(&share.socket)? })));
+    let folders = folders.collect::<Result<Vec<_>, StartError>>()?;
     Ok(json!({
         "boot-source": { "kernel_image_path": kernel, "initrd_path": initramfs, "boot_args": BOOT_ARGS },
         "machine-config": { "vcpu_count": spec.vcpus, "mem_size_mib": spec.memory_mib },
         "drives": drives,
+        "shared-folders": folders,
         "vsock": { "guest_cid": GUEST_CID, "uds_path": VSOCK },
         "entropy": {},
     }))
@@ -196,9 +241,17 @@ fn spawn(parts: &Parts, folder: &Path) -> Result<Child, StartError> {
         .stderr(Stdio::piped())
         // Keys that interrupt whoever started it are not meant for it.
         .process_group(0);
-    // SAFETY: between fork and exec the closure makes one system call and touches no memory.
+    let parent = rustix::process::getpid();
+    // SAFETY: between fork and exec the closure makes two system calls and touches no memory.
     unsafe {
-        command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
+        command.pre_exec(move || {
+            set_parent_process_death_signal(Some(Signal::KILL))?;
+            // A parent that died before that gives no signal any more.
+            match rustix::process::getppid() == Some(parent) {
+                true => Ok(()),
+                false => Err(io::ErrorKind::BrokenPipe.into()),
+            }
+        });
     }
     command.spawn().map_err(|source| StartError::Spawn {
         program: parts.vmm.clone(),
@@ -211,6 +264,7 @@ fn await_agent(
     socket: &Path,
     console: &Tail,
     said: &Tail,
+    abandoned: impl Fn() -> bool,
 ) -> Result<AgentClient, StartError> {
     let start = Instant::now();
     loop {
@@ -228,6 +282,9 @@ fn await_agent(
             thread::sleep(Duration::from_millis(20));
             let words = said.last_line().or_else(|| console.last_line());
             return Err(StartError::Ended(words.unwrap_or_else(|| status.to_string())));
+        }
+        if abandoned() {
+            return Err(StartError::Abandoned);
         }
         if start.elapsed() >= PATIENCE {
             let last = console.last_line().unwrap_or_default();
@@ -260,8 +317,9 @@ mod tests {
             vcpus: 1,
             memory_mib: 128,
             disks: Vec::new(),
+            share: None,
         };
-        let error = Sandbox::start(&parts, &spec, &folder, &folder, drop)
+        let error = Sandbox::start(&parts, &spec, &folder, &folder, || false, drop)
             .err()
             .unwrap();
         assert!(

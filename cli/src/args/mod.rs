@@ -1,7 +1,11 @@
 //! The command line, in the words that docker's users know.
 
+mod run;
+
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
+
+pub use run::{LimitArgs, ProcessArgs, RightsArgs, RunArgs};
 
 /// Containers in microVMs of their own, each with its own kernel.
 #[derive(Debug, Parser)]
@@ -18,8 +22,17 @@ pub enum Command {
     /// Run a command in a new container
     #[command(disable_help_flag = true)]
     Run(RunArgs),
+    /// Make a new container without starting it
+    #[command(disable_help_flag = true)]
+    Create(RunArgs),
+    /// Start containers that have stopped, or were only made
+    Start(StartArgs),
+    /// Attach to a running container: what it writes, and what is typed here
+    Attach(AttachArgs),
     /// Run another command in a running container
     Exec(ExecArgs),
+    /// Show what a container wrote
+    Logs(LogsArgs),
     /// List containers
     #[command(visible_alias = "ls")]
     Ps(PsArgs),
@@ -27,8 +40,20 @@ pub enum Command {
     Stop(StopArgs),
     /// Send a signal to running containers
     Kill(KillArgs),
+    /// Stop containers and start them again
+    Restart(StopArgs),
+    /// Freeze running containers
+    Pause(ContainersArgs),
+    /// Let frozen containers go on
+    Unpause(ContainersArgs),
+    /// Wait until containers have stopped, and print their exit codes
+    Wait(ContainersArgs),
     /// Remove containers
     Rm(RmArgs),
+    /// Everything that is known of containers, as JSON
+    Inspect(InspectArgs),
+    /// What running containers use
+    Stats(StatsArgs),
     /// Load an image from a file or folder
     Load(LoadArgs),
     /// List images
@@ -40,69 +65,12 @@ pub enum Command {
         /// Which shell
         shell: Shell,
     },
-}
-
-/// What a process is, wherever it runs.
-#[derive(Debug, Args)]
-pub struct ProcessArgs {
-    /// Keep standard input open
-    #[arg(short, long)]
-    pub interactive: bool,
-    /// Give it a terminal
-    #[arg(short, long)]
-    pub tty: bool,
-    /// Set a variable; without a value, the one it has here
-    #[arg(short, long, value_name = "NAME[=VALUE]")]
-    pub env: Vec<String>,
-    /// Working directory in the container
-    #[arg(short, long, value_name = "FOLDER")]
-    pub workdir: Option<String>,
-    /// User, and group, by numbers
-    #[arg(short, long, value_name = "UID[:GID]")]
-    pub user: Option<String>,
-    /// All capabilities, and the guest's devices. Never the host's
-    #[arg(long)]
-    pub privileged: bool,
-}
-
-/// `koya run`
-#[derive(Debug, Args)]
-pub struct RunArgs {
-    /// What its process is.
-    #[command(flatten)]
-    pub process: ProcessArgs,
-    /// Remove the container when it has ended
-    #[arg(long)]
-    pub rm: bool,
-    /// A name for the container
-    #[arg(long)]
-    pub name: Option<String>,
-    /// Its host name; by default its id
-    #[arg(short = 'h', long, value_name = "NAME")]
-    pub hostname: Option<String>,
-    /// The program to run in place of the image's entry point
-    #[arg(long, value_name = "PROGRAM")]
-    pub entrypoint: Option<String>,
-    /// Make its root file system read-only
-    #[arg(long)]
-    pub read_only: bool,
-    /// Processors of the microVM, 1 to 32
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=32))]
-    pub vcpus: u8,
-    /// Memory of the microVM, as 512m or 2g
-    #[arg(long, default_value = "512m", value_name = "SIZE", value_parser = crate::size::memory)]
-    pub vm_memory: u64,
-    /// Size of the disk that takes what the container writes
-    #[arg(long, default_value = "10g", value_name = "SIZE", value_parser = crate::size::storage)]
-    pub storage: u64,
-    /// Print help; -h is the host name, as docker's users expect
-    #[arg(long, action = clap::ArgAction::Help)]
-    pub help: Option<bool>,
-    /// A loaded image, or an image's file or folder
-    pub image: String,
-    /// The command, in place of the image's
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    pub command: Vec<String>,
+    /// Keep a microVM. Started by the other commands
+    #[command(hide = true)]
+    Monitor {
+        /// The microVM's id
+        vm: String,
+    },
 }
 
 /// `koya exec`
@@ -111,6 +79,9 @@ pub struct ExecArgs {
     /// What its process is.
     #[command(flatten)]
     pub process: ProcessArgs,
+    /// Do not wait for it
+    #[arg(short, long)]
+    pub detach: bool,
     /// The container's name or id
     pub container: String,
     /// The command
@@ -124,9 +95,12 @@ pub struct ListArgs {
     /// Only ids
     #[arg(short, long)]
     pub quiet: bool,
-    /// "table", or "json" for one object on each line
-    #[arg(long, default_value = "table", value_parser = ["table", "json"])]
+    /// "table", "json" for one object on each line, or a template as '{{.ID}} {{.Names}}'
+    #[arg(long, default_value = "table")]
     pub format: String,
+    /// Do not shorten anything
+    #[arg(long)]
+    pub no_trunc: bool,
 }
 
 /// `koya ps`
@@ -138,14 +112,98 @@ pub struct PsArgs {
     /// Those that have stopped, too
     #[arg(short, long)]
     pub all: bool,
+    /// Only those that fit, as name=web, id=0123, status=running, label=role=db, vm=web, exited=0
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    pub filter: Vec<String>,
+    /// Only this many, the newest ones, whatever they do
+    #[arg(short = 'n', long, value_name = "NUMBER")]
+    pub last: Option<usize>,
+}
+
+/// `koya start`
+#[derive(Debug, Args)]
+pub struct StartArgs {
+    /// Attach to what it writes, and pass signals on
+    #[arg(short, long)]
+    pub attach: bool,
+    /// Attach what is typed here, too
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// Names or ids
+    #[arg(required = true)]
+    pub containers: Vec<String>,
+}
+
+/// `koya attach`
+#[derive(Debug, Args)]
+pub struct AttachArgs {
+    /// Do not attach what is typed here
+    #[arg(long)]
+    pub no_stdin: bool,
+    /// The container's name or id
+    pub container: String,
+}
+
+/// `koya logs`
+#[derive(Debug, Args)]
+pub struct LogsArgs {
+    /// Go on with what is written from now on
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only the last lines, or "all"
+    #[arg(short = 'n', long, default_value = "all", value_name = "LINES", value_parser = crate::logs::tail)]
+    pub tail: crate::logs::Tail,
+    /// Only what was written since a time, as 2026-11-21T10:00:00Z, or this long ago, as 10m
+    #[arg(long, value_name = "TIME", value_parser = crate::logs::time)]
+    pub since: Option<std::time::SystemTime>,
+    /// Only what was written before a time, or this long ago
+    #[arg(long, value_name = "TIME", value_parser = crate::logs::time)]
+    pub until: Option<std::time::SystemTime>,
+    /// Show when each line was written
+    #[arg(short, long)]
+    pub timestamps: bool,
+    /// The container's name or id
+    pub container: String,
+}
+
+/// `koya inspect`
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// A template, as '{{.State.Status}}' or '{{json .Config}}'
+    #[arg(short, long, value_name = "TEMPLATE")]
+    pub format: Option<String>,
+    /// Names or ids
+    #[arg(required = true)]
+    pub containers: Vec<String>,
+}
+
+/// `koya stats`
+#[derive(Debug, Args)]
+pub struct StatsArgs {
+    /// Once, instead of again and again
+    #[arg(long)]
+    pub no_stream: bool,
+    /// "table", "json" for one object on each line, or a template
+    #[arg(long, default_value = "table")]
+    pub format: String,
+    /// Names or ids; all that run, if there are none
+    pub containers: Vec<String>,
+}
+
+/// A command for several containers.
+#[derive(Debug, Args)]
+pub struct ContainersArgs {
+    /// Names or ids
+    #[arg(required = true)]
+    pub containers: Vec<String>,
 }
 
 /// `koya stop`
 #[derive(Debug, Args)]
 pub struct StopArgs {
-    /// Seconds until SIGKILL
-    #[arg(short, long, default_value_t = 10)]
-    pub time: u64,
+    /// Seconds until SIGKILL; what the container was made with, if not given
+    #[arg(short, long)]
+    pub time: Option<u64>,
     /// Names or ids
     #[arg(required = true)]
     pub containers: Vec<String>,
@@ -217,14 +275,14 @@ mod tests {
 
     #[test]
     fn options_after_the_image_are_the_commands() {
-        let cli = Cli::try_parse_from(["koya", "run", "--rm", "-it", "debian", "ls", "--all", "-t"]).unwrap();
+        let cli = Cli::try_parse_from(["koya", "run", "--rm", "-it", "debian", "-d", "--all", "-t"]).unwrap();
         let Command::Run(run) = cli.command else {
             panic!("{cli:?}")
         };
         assert!(run.rm && run.process.interactive && run.process.tty);
         assert_eq!(
-            (run.image.as_str(), run.command.join(" ").as_str()),
-            ("debian", "ls --all -t")
+            (run.image().as_str(), run.command().join(" ").as_str()),
+            ("debian", "-d --all -t")
         );
     }
 }

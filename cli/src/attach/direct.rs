@@ -1,4 +1,4 @@
-//! A process in a container whose streams are this program's.
+//! A process whose streams come from the agent: another one in a container, of which the monitor knows nothing.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -11,24 +11,14 @@ use std::thread::{self, JoinHandle};
 use koya_proto::client::{AgentClient, ProcessId};
 use koya_proto::v1;
 use koya_sandbox::stdio::{self, Streams, Wanted};
-use rustix::event::{PollFd, PollFlags, poll};
-use signal_hook::consts::SIGWINCH;
 
+use super::{Attachment, framed, read_some, write_all};
 use crate::error::CliError;
 use crate::signals::Relay;
 use crate::terminal::{self, RawTerminal};
 
 /// Bytes moved at once: as much as a pipe holds.
 const PIECE: usize = 64 << 10;
-
-/// How a process is attached.
-#[derive(Debug, Clone, Copy)]
-pub struct Attachment {
-    /// Whether what is typed goes to it.
-    pub interactive: bool,
-    /// Whether it has a terminal.
-    pub tty: bool,
-}
 
 /// Opens the streams, has `begin` begin the process with them, and stays until it has ended; how it did.
 ///
@@ -52,7 +42,7 @@ pub fn run(
     };
     let (named, streams) = stdio::open(vsock, wanted).map_err(CliError::Streams)?;
     begin(named)?;
-    pass_signals_on(agent, process, relay);
+    framed::pass_signals_on(agent, process, relay, attachment);
     // After the start, so that a refusal is told on a terminal as it was.
     let raw = if attachment.tty && attachment.interactive {
         Some(RawTerminal::enter().map_err(CliError::Terminal)?)
@@ -77,21 +67,6 @@ pub fn run(
     }
 }
 
-fn pass_signals_on(agent: &AgentClient, process: &ProcessId, relay: &Relay) {
-    let (agent, process) = (agent.clone(), process.clone());
-    relay.pass_on(move |signal| {
-        // The process may just have ended; then nobody is left to tell.
-        let _ = match u32::try_from(signal) {
-            Ok(_) if signal == SIGWINCH => {
-                let (rows, columns) = terminal::size();
-                agent.resize(&process, rows, columns)
-            }
-            Ok(signal) => agent.signal(&process, signal),
-            Err(_) => Ok(()),
-        };
-    });
-}
-
 /// Joins the streams to this program's. The threads returned end with the process's output; the one that reads
 /// standard input may never end, and nobody waits for it.
 fn connect(streams: Streams, interactive: bool) -> Result<Vec<JoinHandle<io::Result<()>>>, CliError> {
@@ -103,30 +78,29 @@ fn connect(streams: Streams, interactive: bool) -> Result<Vec<JoinHandle<io::Res
     };
     if let Some(stdin) = stdin {
         let source = own(&|| Ok(File::from(io::stdin().as_fd().try_clone_to_owned()?)))?;
-        thread::spawn(move || feed(source, &stdin));
+        thread::spawn(move || feed(&source, &stdin));
     }
     let to_stdout = streams.terminal.or(streams.stdout);
     if let Some(stream) = to_stdout {
         let sink = own(&|| Ok(File::from(io::stdout().as_fd().try_clone_to_owned()?)))?;
-        output.push(thread::spawn(move || drain(stream, sink)));
+        output.push(thread::spawn(move || drain(stream, &sink)));
     }
     if let Some(stream) = streams.stderr {
         let sink = own(&|| Ok(File::from(io::stderr().as_fd().try_clone_to_owned()?)))?;
-        output.push(thread::spawn(move || drain(stream, sink)));
+        output.push(thread::spawn(move || drain(stream, &sink)));
     }
     Ok(output)
 }
 
 /// Moves `source` to the process; its end is the end of the process's input.
-fn feed(mut source: File, mut stream: &UnixStream) {
+fn feed(source: &File, mut stream: &UnixStream) {
     let mut buffer = vec![0; PIECE];
     loop {
-        match source.read(&mut buffer) {
+        match read_some(source, &mut buffer) {
             Ok(0) => break,
             Ok(len) if stream.write_all(buffer.get(..len).unwrap_or_default()).is_ok() => {}
             // The process reads no more.
             Ok(_) => return,
-            Err(error) if can_wait(&error) => await_events(&source, PollFlags::IN),
             Err(error) => {
                 let _ = writeln!(io::stderr(), "koya: cannot read standard input: {error}");
                 break;
@@ -138,31 +112,13 @@ fn feed(mut source: File, mut stream: &UnixStream) {
 
 /// Moves what the process writes to `sink`. When nobody reads there any more, the stream is closed, so that the process
 /// gets to know it; what cannot be written otherwise is an error.
-fn drain(mut stream: UnixStream, mut sink: File) -> io::Result<()> {
+fn drain(mut stream: UnixStream, sink: &File) -> io::Result<()> {
     let mut buffer = vec![0; PIECE];
     while let Ok(len @ 1..) = stream.read(&mut buffer) {
-        let mut rest = buffer.get(..len).unwrap_or_default();
-        while !rest.is_empty() {
-            match sink.write(rest) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => rest = rest.get(written..).unwrap_or_default(),
-                Err(error) if can_wait(&error) => await_events(&sink, PollFlags::OUT),
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
-                Err(error) => return Err(error),
-            }
+        match write_all(sink, buffer.get(..len).unwrap_or_default()) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+            result => result?,
         }
     }
     Ok(())
-}
-
-/// Whether somebody else made the descriptor one that does not wait, or a signal came.
-fn can_wait(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-    )
-}
-
-fn await_events(file: &File, events: PollFlags) {
-    let _ = poll(&mut [PollFd::new(file, events)], None);
 }

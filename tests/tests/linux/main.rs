@@ -16,10 +16,12 @@
 mod boot;
 mod console;
 mod disk;
+mod fs;
 mod guest;
 mod koya;
 mod machine;
 mod net;
+mod network;
 mod pause;
 mod report;
 mod running;

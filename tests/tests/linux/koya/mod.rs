@@ -1,7 +1,10 @@
-//! `koya` as its user runs it: containers from an image, each in a microVM of its own.
+//! `koya` as its user runs it.
+
+mod life;
+mod rooms;
+mod run;
 
 use std::fs;
-use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -10,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use koya_tests::vm::{Scratch, from_env};
 
-use crate::support::{sha256, succeed};
+use crate::support::succeed;
 
 /// Patience with a boot where KVM is emulated.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -43,6 +46,10 @@ impl User {
             "kill",
             "touch",
             "wc",
+            "ps",
+            "seq",
+            "yes",
+            "true",
         ] {
             symlink("busybox", root.join("bin").join(applet)).unwrap();
         }
@@ -83,6 +90,36 @@ impl User {
         all.push(image.to_str().unwrap());
         all.extend(words);
         self.done(&all)
+    }
+
+    /// Starts `koya` with nobody to type, and takes what it says.
+    fn begin(&self, words: &[&str]) -> Child {
+        let mut command = self.koya(words);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command.spawn().unwrap()
+    }
+
+    /// Runs `koya` to its end, which has to be a good one; what it said.
+    fn says(&self, words: &[&str]) -> String {
+        let (out, errors, code) = told(&self.done(words));
+        assert_eq!((errors.as_str(), code), ("", Some(0)), "koya {words:?}: {out}");
+        out
+    }
+
+    /// What `koya inspect` knows under a name, as `.State.Status`.
+    fn field(&self, container: &str, name: &str) -> String {
+        let template = format!("{{{{{name}}}}}");
+        self.says(&["inspect", "--format", &template, container])
+            .trim()
+            .to_owned()
+    }
+
+    /// Nothing is left of any container, nor of any microVM.
+    fn has_nothing_left(&self) -> bool {
+        is_empty(&self.home.path("home/containers")) && is_empty(&self.home.path("home/vms"))
     }
 
     /// The containers that are left, or run.
@@ -132,238 +169,16 @@ fn ended(mut child: Child) -> Output {
     );
 }
 
+/// Waits until something is so.
+fn until(what: &str, is_so: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < PATIENCE, "{what}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// Whether there is nothing in a folder, or no folder.
 fn is_empty(folder: &Path) -> bool {
     fs::read_dir(folder).map_or(true, |mut entries| entries.next().is_none())
-}
-
-#[test]
-fn a_container_has_a_kernel_a_name_and_an_exit_code_of_its_own() {
-    let user = User::new();
-    let script = "uname -r; hostname; id -u; echo $COLOUR; pwd; echo oops >&2; exit 7";
-    let options = ["--hostname", "room", "-e", "COLOUR=green", "-w", "/tmp"];
-    let (out, errors, code) = told(&user.run(&options, &["sh", "-c", script]));
-    let lines: Vec<_> = out.lines().collect();
-    assert_eq!((errors.as_str(), code), ("oops\n", Some(7)), "{out}");
-    let ours = text(&Command::new("uname").arg("-r").output().unwrap().stdout);
-    assert!(lines[0].starts_with("6.12.") && lines[0] != ours.trim(), "{out}");
-    assert_eq!(lines[1..], ["room", "0", "green", "/tmp"]);
-    assert_eq!(user.containers(), Vec::<String>::new());
-    assert!(
-        is_empty(&user.home.path("home/containers")),
-        "something is left behind"
-    );
-}
-
-#[test]
-fn exit_codes_are_those_that_docker_users_know() {
-    let user = User::new();
-    for (words, code, said) in [
-        (&["no-such-program"][..], 127, "no-such-program"),
-        (&["/bin/text"], 126, "/bin/text"),
-    ] {
-        let (out, errors, got) = told(&user.run(&[], words));
-        assert_eq!(got, Some(code), "{words:?}: {out}{errors}");
-        assert!(errors.contains(said), "{words:?}: {errors}");
-    }
-    let (_, errors, code) = told(&user.done(&["run", "no-such-image", "true"]));
-    assert_eq!(code, Some(125));
-    assert!(
-        errors.starts_with("koya: ") && errors.contains("no-such-image") && errors.lines().count() == 1,
-        "{errors}"
-    );
-    let (_, _, code) = told(&user.done(&["run", "--no-such-option"]));
-    assert_eq!(code, Some(125));
-    assert!(
-        is_empty(&user.home.path("home/containers")),
-        "something is left behind"
-    );
-}
-
-#[test]
-fn streams_go_through_whole() {
-    let user = User::new();
-    let data: Vec<u8> = (0..3_000_000_u32)
-        .map(|at| at.wrapping_mul(2_654_435_761).to_le_bytes()[2])
-        .collect();
-    let image = user.image();
-    let mut child = user
-        .koya(&["run", "--rm", "-i", image.to_str().unwrap(), "cat"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    let given = data.clone();
-    let feeder = thread::spawn(move || stdin.write_all(&given).unwrap());
-    let output = child.wait_with_output().unwrap();
-    feeder.join().unwrap();
-    assert_eq!(
-        (text(&output.stderr).as_str(), output.status.code()),
-        ("", Some(0))
-    );
-    assert_eq!(sha256(&output.stdout), sha256(&data));
-}
-
-#[test]
-fn a_terminal_is_one_inside_and_has_the_size_of_the_one_outside() {
-    let user = User::new();
-    let inside = "busybox tty; stty size; exit 4";
-    let line = format!(
-        "stty rows 33 columns 99; exec {} run --rm -it {} sh -c '{inside}'",
-        from_env("KOYA_CLI").display(),
-        user.image().display()
-    );
-    // With a terminal of its own, and the exit code of what it runs.
-    let output = Command::new("script")
-        .args(["--quiet", "--return", "--command", &line, "/dev/null"])
-        .env("KOYA_HOME", user.home.path("home"))
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    let (out, errors, code) = told(&output);
-    assert_eq!(code, Some(4), "{out}{errors}");
-    assert!(out.contains("/dev/pts/0\r\n33 99\r\n"), "{out:?}");
-}
-
-#[test]
-fn a_running_container_can_be_entered_stopped_and_removed() {
-    let user = User::new();
-    let image = user.image();
-    let script = "trap 'echo bye; exit 3' TERM; echo up; while true; do sleep 0.1; done";
-    let running = user
-        .koya(&[
-            "run",
-            "--name",
-            "web",
-            "-e",
-            "COLOUR=green",
-            image.to_str().unwrap(),
-            "sh",
-            "-c",
-            script,
-        ])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    await_line(&user, "web");
-
-    let (out, errors, code) = told(&user.done(&[
-        "exec",
-        "web",
-        "sh",
-        "-c",
-        "echo in $(hostname) $COLOUR; touch /mark; exit 5",
-    ]));
-    assert_eq!((errors.as_str(), code), ("", Some(5)));
-    assert_eq!(out.trim(), format!("in {} green", user.containers()[0]));
-    let (out, ..) = told(&user.done(&["exec", "web", "ls", "/mark"]));
-    assert_eq!(out, "/mark\n");
-    let (_, errors, code) = told(&user.done(&["exec", "web", "no-such-program"]));
-    assert_eq!(code, Some(127), "{errors}");
-    let (_, errors, code) = told(&user.done(&["exec", "web", "sh", "-c", "kill -9 $$"]));
-    assert_eq!(code, Some(137), "{errors}");
-    // The name is taken, and a container that runs is not removed without force.
-    let (_, errors, code) = told(&user.done(&["run", "--name", "web", image.to_str().unwrap(), "sh"]));
-    assert!(code == Some(125) && errors.contains("web"), "{errors}");
-    let (_, errors, code) = told(&user.done(&["rm", "web"]));
-    assert!(code == Some(1) && errors.contains("running"), "{errors}");
-
-    let (out, errors, code) = told(&user.done(&["stop", "web"]));
-    assert_eq!((out.as_str(), errors.as_str(), code), ("web\n", "", Some(0)));
-    let (out, errors, code) = told(&ended(running));
-    assert_eq!((out.as_str(), errors.as_str(), code), ("up\nbye\n", "", Some(3)));
-    let listed = text(&user.done(&["ps", "-a"]).stdout);
-    assert!(listed.contains("Exited (3)"), "{listed}");
-    assert_eq!(told(&user.done(&["rm", "web"])).2, Some(0));
-    assert!(
-        is_empty(&user.home.path("home/containers")),
-        "something is left behind"
-    );
-}
-
-#[test]
-fn an_interrupt_while_it_boots_leaves_nothing() {
-    let user = User::new();
-    let image = user.image();
-    let booting = user
-        .koya(&["run", image.to_str().unwrap(), "sleep", "1000"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let start = Instant::now();
-    while is_empty(&user.home.path("home/containers")) {
-        assert!(start.elapsed() < PATIENCE, "no container");
-        thread::sleep(Duration::from_millis(1));
-    }
-    succeed(Command::new("kill").args(["-INT", &booting.id().to_string()]));
-    let (out, errors, code) = told(&ended(booting));
-    assert_eq!(code, Some(130), "{out}{errors}");
-    assert!(
-        is_empty(&user.home.path("home/containers")),
-        "something is left behind"
-    );
-}
-
-#[test]
-fn a_hung_microvm_is_removed_by_force() {
-    let user = User::new();
-    let image = user.image();
-    let running = user
-        .koya(&["run", "--name", "web", image.to_str().unwrap(), "sleep", "1000"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    await_line(&user, "web");
-    let listed = text(&user.done(&["ps", "--format", "json"]).stdout);
-    let state: serde_json::Value = serde_json::from_str(&listed).unwrap();
-    let vmm = state["vmmPid"].to_string();
-    succeed(Command::new("kill").args(["-STOP", &vmm]));
-    let (out, errors, code) = told(&user.done(&["rm", "-f", "web"]));
-    assert_eq!((out.as_str(), errors.as_str(), code), ("web\n", "", Some(0)));
-    assert_ne!(ended(running).status.code(), Some(0));
-    assert!(
-        is_empty(&user.home.path("home/containers")),
-        "something is left behind"
-    );
-}
-
-#[test]
-fn a_killed_koya_takes_its_microvm_with_it_and_can_be_removed() {
-    let user = User::new();
-    let image = user.image();
-    let mut running = user
-        .koya(&["run", "--name", "web", image.to_str().unwrap(), "sleep", "1000"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    await_line(&user, "web");
-    let vmm = text(&user.done(&["ps", "--format", "json"]).stdout);
-    let vmm: serde_json::Value = serde_json::from_str(vmm.lines().next().unwrap()).unwrap();
-    let vmm = PathBuf::from(format!("/proc/{}", vmm["vmmPid"]));
-    assert!(vmm.exists());
-    running.kill().unwrap();
-    running.wait().unwrap();
-
-    let start = Instant::now();
-    while vmm.exists() {
-        assert!(start.elapsed() < PATIENCE, "the VMM lives on");
-        thread::sleep(Duration::from_millis(50));
-    }
-    let listed = text(&user.done(&["ps", "-a"]).stdout);
-    assert!(listed.contains("Dead"), "{listed}");
-    assert_eq!(told(&user.done(&["rm", "web"])).2, Some(0));
-    assert!(
-        is_empty(&user.home.path("home/containers")),
-        "something is left behind"
-    );
 }

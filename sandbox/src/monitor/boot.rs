@@ -1,0 +1,85 @@
+//! What a microVM boots with.
+
+use std::fs;
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use rustix::event::{PollFd, PollFlags, poll};
+
+use super::server::Monitor;
+use super::slots::Slots;
+use crate::parts::Parts;
+use crate::sandbox::{Sandbox, SandboxSpec, StartError};
+use crate::scratch::{self, ScratchError};
+use crate::state::{Container, Records, Vm};
+
+/// The disk that takes what containers write, in the microVM's folder.
+const SCRATCH: &str = "scratch.ext4";
+
+/// A microVM does not come up.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BootError {
+    #[error("cannot prepare the disks of the microVM")]
+    Disks(#[source] io::Error),
+    #[error(transparent)]
+    Scratch(#[from] ScratchError),
+    #[error(transparent)]
+    Start(#[from] StartError),
+}
+
+/// Boots a microVM whose first container is `container`, unless `client` leaves meanwhile.
+pub(super) fn boot(
+    records: &Records,
+    shared: &Path,
+    parts: &Parts,
+    mut vm: Vm,
+    container: &Container,
+    client: &UnixStream,
+) -> Result<Monitor, BootError> {
+    let folder = records.vm_folder(&vm.id);
+    let scratch = scratch(&folder, vm.settings.storage)?;
+    let image = records.image(&container.id);
+    let slots = Slots::new(&folder, vm.settings.rooms, &image);
+    let spec = SandboxSpec {
+        vcpus: vm.settings.vcpus,
+        memory_mib: vm.settings.memory_mib,
+        disks: slots.disks(scratch).map_err(BootError::Disks)?,
+        share: None,
+    };
+    vm.monitor_pid = Some(std::process::id());
+    // Nobody waits for it who has left.
+    let abandoned = || has_left(client);
+    let sandbox = Sandbox::start(parts, &spec, &folder, shared, abandoned, |pid| {
+        vm.vmm_pid = Some(pid);
+        // Without it the microVM runs all the same; only a hung one is then harder to end.
+        let _ = records.save_vm(&vm);
+    })?;
+    Ok(Monitor::new(records, sandbox, slots, vm))
+}
+
+/// The microVM's scratch disk, made unless it is there. One that was not finished is made anew.
+fn scratch(folder: &Path, size: u64) -> Result<PathBuf, BootError> {
+    let path = folder.join(SCRATCH);
+    if !path.exists() {
+        let unfinished = path.with_extension("new");
+        match fs::remove_file(&unfinished) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(BootError::Disks(error)),
+            _ => {}
+        }
+        scratch::create(&unfinished, size)?;
+        fs::rename(&unfinished, &path).map_err(BootError::Disks)?;
+    }
+    Ok(path)
+}
+
+/// Whether the other end of a socket has been closed.
+fn has_left(client: &UnixStream) -> bool {
+    let mut fds = [PollFd::new(client, PollFlags::RDHUP)];
+    let none = rustix::event::Timespec::default();
+    poll(&mut fds, Some(&none)).is_ok()
+        && fds.iter().any(|fd| {
+            fd.revents()
+                .intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR)
+        })
+}

@@ -1,0 +1,29 @@
+//! The monitor of a microVM: the process that boots it, keeps it, and ends with it.
+//!
+//! ```text
+//!  koya run ─┐  m.sock   ┌───────────────────────────┐  vsock   ┌─────────────────────┐
+//!  attach   ─┼──────────►│ monitor: VMM, rooms, logs │◄────────►│ agent, containers   │
+//!  rm       ─┘  frames   └───────────────────────────┘  streams └─────────────────────┘
+//! ```
+//!
+//! There is one for each microVM that runs. It holds the microVM's lock, starts containers in it when asked to, passes
+//! their output to their logs and to everybody who is attached, writes down how they ended, and ends itself when none is
+//! left. If it dies, the VMM dies with it, and whoever looks next finds the lock free.
+//!
+//! What needs no state of the host goes to the agent directly: signals, other processes, statistics.
+
+mod boot;
+mod client;
+mod ends;
+mod output;
+mod protocol;
+mod room;
+mod serve;
+mod server;
+mod slots;
+
+pub use client::{Connection, Event, MonitorError, Program, attach, remove, start};
+pub use serve::{ServeError, serve};
+
+/// The monitor's socket in the microVM's folder.
+const SOCKET: &str = "m.sock";

@@ -1,0 +1,351 @@
+//! The monitor itself.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use koya_proto::v1;
+
+use super::SOCKET;
+use super::ends::{FAILED, give_up, write_end};
+use super::output::{complain, lock};
+use super::protocol::{Answer, Request, receive, send};
+use super::room::{Attached, Image, Room, StartRoomError, delete, disk_bytes};
+use super::slots::{SlotError, Slots};
+use crate::sandbox::Sandbox;
+use crate::sockets;
+use crate::state::{Container, Records, StateError, Status, Vm, VmLock, now};
+
+/// How long a client may take to say what it wants.
+const REQUEST_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a container may take to end that was killed.
+const END_PATIENCE: Duration = Duration::from_secs(20);
+
+#[derive(Default)]
+struct Table {
+    rooms: BTreeMap<String, Arc<Room>>,
+    /// Requests that are being worked on, each of which may become a room.
+    pending: usize,
+    /// No more of them are taken.
+    closing: bool,
+}
+
+/// A microVM that runs, and the containers in it.
+pub(super) struct Monitor {
+    records: Records,
+    sandbox: Sandbox,
+    slots: Slots,
+    vm: Mutex<Vm>,
+    table: Mutex<Table>,
+    changed: Condvar,
+    next: AtomicU64,
+}
+
+/// Whom to serve, and with what.
+type Served = (Arc<Room>, Attached);
+
+/// A request cannot be met.
+#[derive(Debug, thiserror::Error)]
+enum RequestError {
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error(transparent)]
+    Slot(#[from] SlotError),
+    #[error(transparent)]
+    Room(#[from] StartRoomError),
+    #[error("container {0} runs already")]
+    Runs(String),
+    #[error("container {0} is not running")]
+    NotRunning(String),
+    #[error("container {0} is running; stop it first, or use force")]
+    Running(String),
+    #[error("container {0} did not end")]
+    Lingers(String),
+    #[error("cannot use the image of the container, {path:?}")]
+    Image { path: PathBuf, source: io::Error },
+    #[error("cannot serve the client")]
+    Client(#[source] io::Error),
+}
+
+impl RequestError {
+    /// The exit code of a command that failed so.
+    fn code(&self) -> u8 {
+        use koya_proto::error::ErrorKind;
+        let kind = match self {
+            Self::Room(StartRoomError::Agent(error)) => error.kind(),
+            _ => None,
+        };
+        match kind {
+            Some(ErrorKind::ERROR_KIND_EXECUTABLE_MISSING) => 127,
+            Some(ErrorKind::ERROR_KIND_NOT_EXECUTABLE) => 126,
+            _ => FAILED,
+        }
+    }
+}
+
+impl Monitor {
+    /// One whose microVM has booted, with the first place furnished.
+    pub fn new(records: &Records, sandbox: Sandbox, slots: Slots, vm: Vm) -> Self {
+        Self {
+            records: records.clone(),
+            sandbox,
+            slots,
+            vm: Mutex::new(vm),
+            table: Mutex::default(),
+            changed: Condvar::new(),
+            next: AtomicU64::new(0),
+        }
+    }
+
+    /// Takes requests until no container is left.
+    pub fn run(self: Arc<Self>, first: UnixStream, request: Request, lock_of_vm: VmLock) {
+        self.begin();
+        self.spawn(move |monitor| monitor.answer(first, request, true));
+        let socket = self.folder().join(SOCKET);
+        match sockets::listen(&socket) {
+            Ok(listener) => {
+                let monitor = Arc::clone(&self);
+                thread::spawn(move || {
+                    for client in listener.incoming().flatten() {
+                        if !monitor.begin() {
+                            let _ = send(&client, &Answer::Busy {});
+                            continue;
+                        }
+                        monitor.spawn(move |monitor| monitor.meet(client));
+                    }
+                });
+            }
+            Err(error) => complain(&format!("cannot listen at {socket:?}: {error}")),
+        }
+        let mut table = lock(&self.table);
+        while table.pending > 0 || !table.rooms.is_empty() {
+            table = self.changed.wait(table).unwrap_or_else(PoisonError::into_inner);
+        }
+        table.closing = true;
+        drop(table);
+        // Whoever connects from now on waits for the lock.
+        let _ = fs::remove_file(&socket);
+        let _ = self
+            .sandbox
+            .agent()
+            .shutdown(v1::ShutdownKind::SHUTDOWN_KIND_POWEROFF);
+        self.sandbox.end();
+        let mut vm = lock(&self.vm).clone();
+        (vm.monitor_pid, vm.vmm_pid) = (None, None);
+        if self.records.vm(&vm.id).is_some() {
+            let _ = self.records.save_vm(&vm);
+        }
+        drop(lock_of_vm);
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.records.vm_folder(&lock(&self.vm).id)
+    }
+
+    /// Counts a request in, unless the microVM goes down.
+    fn begin(&self) -> bool {
+        let mut table = lock(&self.table);
+        if !table.closing {
+            table.pending = table.pending.saturating_add(1);
+        }
+        !table.closing
+    }
+
+    /// Works on a request that was counted in.
+    fn spawn(self: &Arc<Self>, work: impl FnOnce(&Arc<Self>) + Send + 'static) {
+        let monitor = Arc::clone(self);
+        thread::spawn(move || {
+            work(&monitor);
+        });
+    }
+
+    /// The request is no longer pending.
+    fn settle(&self) {
+        let mut table = lock(&self.table);
+        table.pending = table.pending.saturating_sub(1);
+        self.changed.notify_all();
+    }
+
+    fn meet(self: &Arc<Self>, client: UnixStream) {
+        let request = client
+            .set_read_timeout(Some(REQUEST_PATIENCE))
+            .and_then(|()| receive(&client))
+            .and_then(|request| client.set_read_timeout(None).map(|()| request));
+        match request {
+            Ok(request) => self.answer(client, request, false),
+            Err(_) => self.settle(),
+        }
+    }
+
+    fn answer(self: &Arc<Self>, client: UnixStream, request: Request, first: bool) {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let done = match &request {
+            Request::Start { container, attach } => self.start(container, *attach, number, &client, first),
+            Request::Attach { container } => self.attach(container, number, &client),
+            Request::Remove { container, force } => self.remove(container, *force).map(|()| {
+                let _ = send(&client, &Answer::Done {});
+                None
+            }),
+        };
+        self.settle();
+        match done {
+            Ok(Some((room, attached))) => room.serve(attached),
+            Ok(None) => {}
+            Err(error) => _ = send(&client, &Answer::failed(&error, error.code())),
+        }
+    }
+
+    fn attach(&self, id: &str, number: u64, client: &UnixStream) -> Result<Option<Served>, RequestError> {
+        let room = lock(&self.table).rooms.get(id).cloned();
+        let room = room.ok_or_else(|| RequestError::NotRunning(id.to_owned()))?;
+        let socket = client.try_clone().map_err(RequestError::Client)?;
+        send(&socket, &Answer::Done {}).map_err(RequestError::Client)?;
+        let attached = Attached {
+            number,
+            socket,
+            owner: false,
+        };
+        room.attach(&attached).map_err(RequestError::Client)?;
+        Ok(Some((room, attached)))
+    }
+
+    /// Starts a container; the room to serve if the client wants to be attached.
+    fn start(
+        self: &Arc<Self>,
+        id: &str,
+        attach: bool,
+        number: u64,
+        client: &UnixStream,
+        first: bool,
+    ) -> Result<Option<Served>, RequestError> {
+        let container = self.records.look(id);
+        let mut container = container.ok_or_else(|| StateError::Unknown(id.to_owned()))?;
+        if container.vm != lock(&self.vm).id {
+            return Err(StateError::Unknown(id.to_owned()).into());
+        }
+        self.claim(&mut container)?;
+        let furnished = self.furnish(&container, first).and_then(|room| {
+            let socket = client.try_clone().map_err(RequestError::Client)?;
+            let attached = Attached {
+                number,
+                socket,
+                owner: true,
+            };
+            if attach {
+                room.attach(&attached).map_err(RequestError::Client)?;
+            }
+            Ok((room, attached))
+        });
+        let served =
+            furnished.inspect_err(|error| give_up(&self.records, &container, error, error.code()))?;
+        container.status = Status::Running;
+        container.started = now();
+        container.pid = self
+            .sandbox
+            .agent()
+            .state(&container.id)
+            .ok()
+            .map(|state| state.pid);
+        if let Err(error) = self.records.save(&container) {
+            complain(&error.to_string());
+        }
+        // Before anything that it writes, which may follow at once.
+        let _ = send(client, &Answer::Done {});
+        let room = Arc::clone(&served.0);
+        lock(&self.table)
+            .rooms
+            .insert(container.id.clone(), Arc::clone(&room));
+        self.spawn(move |monitor| monitor.watch(container, &room));
+        Ok(attach.then_some(served))
+    }
+
+    /// Marks a container as being started, unless it is or has been.
+    fn claim(&self, container: &mut Container) -> Result<(), RequestError> {
+        let _table = lock(&self.table);
+        // As it is now: somebody else may have been quicker.
+        let now = self.records.look(&container.id);
+        if now.is_none_or(|now| now.is_active()) {
+            return Err(RequestError::Runs(container.name.clone()));
+        }
+        container.status = Status::Creating;
+        container.exit = None;
+        Ok(self.records.save(container)?)
+    }
+
+    /// Finds a place for a container and starts it there.
+    fn furnish(&self, container: &Container, first: bool) -> Result<Arc<Room>, RequestError> {
+        let folder = self.records.folder(&container.id);
+        let path = self.records.image(&container.id);
+        let bytes = disk_bytes(&path);
+        let image = Image {
+            bytes: bytes.map_err(|source| RequestError::Image {
+                path: path.clone(),
+                source,
+            })?,
+            slot: match first {
+                true => 0,
+                false => self.slots.take(&path)?,
+            },
+        };
+        let room = Room::start(
+            self.sandbox.agent(),
+            &self.sandbox.vsock(),
+            &folder,
+            container,
+            &image,
+        );
+        match room {
+            Ok(room) => Ok(Arc::new(room)),
+            Err(error) => {
+                self.slots.free(image.slot);
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Stays with a container until it has ended, and clears up behind it.
+    fn watch(&self, mut container: Container, room: &Arc<Room>) {
+        let exit = room.watch(self.sandbox.agent());
+        let remove = container.settings.auto_remove;
+        if let Err(error) = delete(self.sandbox.agent(), &container.id, remove) {
+            complain(&format!("cannot remove {} in the guest: {error}", container.id));
+        }
+        self.slots.free(room.slot);
+        container.exit = Some(exit.clone());
+        write_end(&self.records, &mut container);
+        if remove && let Err(error) = self.records.forget(&container) {
+            complain(&error.to_string());
+        }
+        // Not before: whoever is told looks at the state next.
+        room.end(&exit);
+        lock(&self.table).rooms.remove(&container.id);
+        self.changed.notify_all();
+    }
+
+    fn remove(&self, id: &str, force: bool) -> Result<(), RequestError> {
+        let container = self.records.look(id);
+        let container = container.ok_or_else(|| StateError::Unknown(id.to_owned()))?;
+        if container.is_active() {
+            if !force {
+                return Err(RequestError::Running(container.name));
+            }
+            let _ = self.sandbox.agent().signal_all(id, 9);
+            let table = lock(&self.table);
+            let runs = |table: &mut Table| table.rooms.contains_key(id);
+            let waited = self.changed.wait_timeout_while(table, END_PATIENCE, runs);
+            if waited.is_ok_and(|(_, waited)| waited.timed_out()) {
+                return Err(RequestError::Lingers(container.name));
+            }
+        }
+        match self.records.look(id) {
+            Some(container) => Ok(self.records.forget(&container)?),
+            None => Ok(()),
+        }
+    }
+}

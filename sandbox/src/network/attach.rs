@@ -1,0 +1,338 @@
+//! Attaches containers to networks and detaches them: what is written down first, and what is done then.
+//!
+//! The file of a container is there before anything of it is, and goes when nothing of it is left. So whatever dies in
+//! between leaves what it takes to clean up.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::PathBuf;
+
+use super::definition::{DEFAULT, NONE, Network};
+use super::error::file;
+use super::namespace::Namespace;
+use super::netavark::{self, Answer, Netavark, Verb};
+use super::records::forget;
+use super::takeover::{self, Addresses, Spare, Taken};
+use super::{
+    Attached, Link, Mac, NetworkError, NetworkRequest, Networks, Published, VmNetwork, host, lease, ports,
+};
+
+impl Networks {
+    /// Makes the namespace of a microVM with `cards` network cards: at most one for each network of each of its
+    /// containers. What an earlier microVM of this id left goes first.
+    ///
+    /// # Errors
+    /// [`NetworkError`]; nothing is left then.
+    pub fn prepare(&self, vm: &str, cards: usize) -> Result<VmNetwork, NetworkError> {
+        if !host::is_root() {
+            return Err(NetworkError::Rootless);
+        }
+        self.dismantle(vm)?;
+        let _lock = self.lock()?;
+        let network = VmNetwork {
+            vm: vm.to_owned(),
+            netns: self.netns(vm),
+            cards: (0..cards).map(new_card).collect::<Result<_, _>>()?,
+        };
+        self.save_vm(&network)?;
+        // A name that somebody left before it was a namespace's.
+        let made = Namespace::remove(&network.netns)
+            .and_then(|()| Namespace::create(&network.netns))
+            .map_err(NetworkError::from)
+            .and_then(|namespace| Ok(takeover::make_spares(&namespace, &network.cards)?));
+        if let Err(error) = made {
+            let _ = Namespace::remove(&network.netns);
+            let _ = forget(&self.vms(), vm);
+            return Err(error);
+        }
+        Ok(network)
+    }
+
+    /// Attaches a container of a microVM to networks.
+    ///
+    /// # Errors
+    /// [`NetworkError`]; nothing is left then.
+    pub fn attach(&self, id: &str, vm: &str, request: &NetworkRequest) -> Result<Attached, NetworkError> {
+        let lock = self.lock()?;
+        let names = wanted(request)?;
+        self.detach_if_known(id)?;
+        let mut attached = Attached {
+            id: id.to_owned(),
+            vm: vm.to_owned(),
+            request: request.clone(),
+            links: Vec::new(),
+            ports: Vec::new(),
+            taken: Taken::default(),
+            name_servers: Vec::new(),
+            search: Vec::new(),
+            netns: None,
+            options: serde_json::Value::Null,
+        };
+        if names.is_empty() {
+            self.save_attached(&attached)?;
+            return Ok(attached);
+        }
+        if !host::is_root() {
+            return Err(NetworkError::Rootless);
+        }
+        let netavark = Netavark::find(&self.run)?;
+        let others = self.all_attached()?;
+        let networks = self.usable(&names, &lock)?;
+        let cards = self.free_cards(vm, &others, names.len())?;
+        attached.ports = ports::publish(&request.ports, &published(&others))?;
+        let links = links(networks, cards, &others)?;
+        attached.options = netavark::options(id, request, &links, &attached.ports, netavark.has_dns);
+        attached.links = links.into_iter().map(|(_, link)| link).collect();
+        attached.netns = Some(self.netns(vm));
+        self.save_attached(&attached)?;
+        match set_up(&netavark, &mut attached) {
+            Ok(()) => {
+                self.save_attached(&attached)?;
+                Ok(attached)
+            }
+            Err(error) => {
+                // What cannot be removed now is known by its file.
+                let _ = self.detach_known(&attached);
+                Err(error)
+            }
+        }
+    }
+
+    /// What a container has; `None` if it was never attached, or is not any more.
+    ///
+    /// # Errors
+    /// [`NetworkError::File`], [`NetworkError::Record`]
+    pub fn attached(&self, id: &str) -> Result<Option<Attached>, NetworkError> {
+        Ok(self
+            .all_attached()?
+            .into_iter()
+            .find(|attached| attached.id == id))
+    }
+
+    /// Takes a container off its networks; its cards are free again. One that has none is as wished.
+    ///
+    /// # Errors
+    /// [`NetworkError`]; it may be asked again.
+    pub fn detach(&self, id: &str) -> Result<(), NetworkError> {
+        let _lock = self.lock()?;
+        self.detach_if_known(id)
+    }
+
+    /// Removes the namespace of a microVM that has ended, with whatever is attached in it. None is as wished.
+    ///
+    /// # Errors
+    /// [`NetworkError`]; it may be asked again.
+    pub fn dismantle(&self, vm: &str) -> Result<(), NetworkError> {
+        let _lock = self.lock()?;
+        for attached in self.all_attached()? {
+            if attached.vm == vm {
+                self.detach_known(&attached)?;
+            }
+        }
+        if self.all_vms()?.iter().any(|known| known.vm == vm) {
+            Namespace::remove(&self.netns(vm))?;
+            forget(&self.vms(), vm)?;
+        }
+        Ok(())
+    }
+
+    /// Removes what microVMs have left that are not `alive`: their processes were killed before they could clean up.
+    ///
+    /// # Errors
+    /// [`NetworkError`]: the first of those that could not be cleaned up, after all have been tried.
+    pub fn sweep(&self, alive: impl Fn(&str) -> bool) -> Result<(), NetworkError> {
+        let mut vms: Vec<String> = self.all_vms()?.into_iter().map(|vm| vm.vm).collect();
+        vms.extend(self.all_attached()?.into_iter().map(|attached| attached.vm));
+        vms.sort();
+        vms.dedup();
+        let mut outcome = Ok(());
+        for vm in vms.iter().filter(|vm| !alive(vm)) {
+            let dismantled = self.dismantle(vm);
+            outcome = outcome.and(dismantled);
+        }
+        outcome
+    }
+
+    fn netns(&self, vm: &str) -> PathBuf {
+        self.run.join("netns").join(vm)
+    }
+
+    fn detach_if_known(&self, id: &str) -> Result<(), NetworkError> {
+        match self.attached(id)? {
+            Some(attached) => self.detach_known(&attached),
+            None => Ok(()),
+        }
+    }
+
+    fn detach_known(&self, attached: &Attached) -> Result<(), NetworkError> {
+        if let Some(netns) = &attached.netns {
+            let netavark = Netavark::find(&self.run)?;
+            // Somebody may have removed the namespace; the rules on the host are there all the same.
+            let (namespace, lost) = match Namespace::open(netns) {
+                Ok(namespace) => (namespace, false),
+                Err(_) => {
+                    Namespace::remove(netns)?;
+                    (Namespace::create(netns)?, true)
+                }
+            };
+            tear_down(&netavark, attached, &namespace)?;
+            for link in &attached.links {
+                takeover::part(&namespace, &link.tap)?;
+            }
+            if lost {
+                Namespace::remove(netns)?;
+            }
+        }
+        forget(&self.containers(), &attached.id)
+    }
+
+    /// Cards of a microVM that nothing is joined to, as many as are wanted.
+    fn free_cards(&self, vm: &str, others: &[Attached], wanted: usize) -> Result<Vec<Spare>, NetworkError> {
+        let known = self.all_vms()?.into_iter().find(|known| known.vm == vm);
+        let cards = known.map(|known| known.cards).unwrap_or_default();
+        if cards.is_empty() {
+            return Err(NetworkError::NoCards(vm.to_owned()));
+        }
+        let used = |card: &Spare| {
+            let here = others.iter().filter(|other| other.vm == vm);
+            here.flat_map(|other| &other.links)
+                .any(|link| link.tap == card.tap)
+        };
+        let mut free: Vec<Spare> = cards.into_iter().filter(|card| !used(card)).collect();
+        if free.len() < wanted {
+            return Err(NetworkError::TooFewCards {
+                vm: vm.to_owned(),
+                free: free.len(),
+                wanted,
+            });
+        }
+        free.truncate(wanted);
+        Ok(free)
+    }
+}
+
+/// Names of the networks that are meant.
+fn wanted(request: &NetworkRequest) -> Result<Vec<String>, NetworkError> {
+    let names = match request.networks.as_slice() {
+        [] => vec![DEFAULT.to_owned()],
+        [one] if one == NONE => Vec::new(),
+        names => names.to_vec(),
+    };
+    if names.iter().any(|name| name == NONE) {
+        return Err(NetworkError::NoneAndOthers);
+    }
+    if names.iter().any(|name| name == "host") {
+        return Err(NetworkError::Host);
+    }
+    let twice = names
+        .iter()
+        .enumerate()
+        .find(|(number, name)| names.iter().take(*number).any(|other| other == *name));
+    if let Some((_, name)) = twice {
+        return Err(NetworkError::Twice(name.clone()));
+    }
+    if names.is_empty() && !request.ports.is_empty() {
+        return Err(NetworkError::PortsWithoutNetwork);
+    }
+    Ok(names)
+}
+
+fn published(others: &[Attached]) -> Vec<(String, Published)> {
+    let ports = others.iter().flat_map(|other| {
+        let name = format!("container {}", other.request.name);
+        other.ports.iter().map(move |port| (name.clone(), *port))
+    });
+    ports.collect()
+}
+
+/// One card and one address of each subnet for each network.
+fn links(
+    networks: Vec<Network>,
+    cards: Vec<Spare>,
+    others: &[Attached],
+) -> Result<Vec<(Network, Link)>, NetworkError> {
+    networks
+        .into_iter()
+        .zip(cards)
+        .enumerate()
+        .map(|(number, (network, card))| {
+            let link = Link {
+                network: network.name.clone(),
+                bridge: network.interface.clone(),
+                // Unique in the namespace, as the card is.
+                host_name: card.tap.replacen("tap", "eth", 1),
+                name: format!("eth{number}"),
+                addresses: lease::addresses(&network, others)?,
+                gateways: network.subnets.iter().map(|subnet| subnet.gateway).collect(),
+                mac: card.mac,
+                tap: card.tap,
+            };
+            Ok((network, link))
+        })
+        .collect()
+}
+
+fn set_up(netavark: &Netavark, attached: &mut Attached) -> Result<(), NetworkError> {
+    let Some(netns) = &attached.netns else {
+        return Ok(());
+    };
+    let namespace = Namespace::open(netns)?;
+    let answer: Answer = netavark.run(Verb::Setup, netns, &attached.options)?;
+    for link in &attached.links {
+        let taken = takeover::take_over_one(
+            &namespace,
+            &link.host_name,
+            &link.name,
+            &link.tap,
+            Addresses::Strip,
+        )?;
+        attached.taken.extend(taken);
+    }
+    for status in answer.into_values() {
+        attached
+            .name_servers
+            .extend(status.dns_server_ips.unwrap_or_default());
+        attached
+            .search
+            .extend(status.dns_search_domains.unwrap_or_default());
+    }
+    attached.search.dedup();
+    Ok(())
+}
+
+/// Has netavark remove what it made, all of it or less.
+fn tear_down(netavark: &Netavark, attached: &Attached, namespace: &Namespace) -> Result<(), NetworkError> {
+    let names: Vec<&str> = attached
+        .links
+        .iter()
+        .map(|link| link.host_name.as_str())
+        .collect();
+    // It stops at the first interface that it misses.
+    takeover::stand_in(namespace, &names)?;
+    match netavark.run(Verb::Teardown, namespace.path(), &attached.options) {
+        // It misses a bridge that it never made, or that has gone with its last container; so have the rules.
+        Err(NetworkError::Netavark(_)) if !has_bridge(attached)? => Ok(()),
+        outcome => outcome.map(drop),
+    }
+}
+
+/// Whether a bridge is there of a network that the container is on.
+fn has_bridge(attached: &Attached) -> Result<bool, NetworkError> {
+    let interfaces = host::interfaces()?;
+    Ok(attached
+        .links
+        .iter()
+        .any(|link| interfaces.contains(&link.bridge)))
+}
+
+fn new_card(number: usize) -> Result<Spare, NetworkError> {
+    let path = "/dev/urandom";
+    let mut random = [0; 6];
+    File::open(path)
+        .and_then(|mut file| file.read_exact(&mut random))
+        .map_err(file(path))?;
+    Ok(Spare {
+        tap: format!("tap{number}"),
+        mac: Mac::local(random),
+    })
+}

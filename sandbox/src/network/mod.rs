@@ -1,0 +1,76 @@
+//! Networks of containers.
+//!
+//! ```text
+//!  Networks::prepare ─► a namespace for a microVM, with a tap for each of its cards ─► koya-vmm, started in it
+//!  Networks::attach  ─► netavark: bridge, veth, rules, DNS ─► takeover: veth ◄─tc─► tap ─► Attached ─► the agent
+//! ```
+//!
+//! A network is never invented here: somebody prepares a network namespace, and it is taken over as it is (see
+//! [`takeover`]). For `koya run` that is netavark; a namespace of somebody else's goes to [`takeover::take_over`] directly.
+//!
+//! A microVM cannot be given a card while it runs, so it gets them at its start. Whatever is attached to it, first or later,
+//! is joined to a card that is free, and has that card's MAC.
+//!
+//! ```text
+//!  HOME/networks/NAME.json                     what a network is
+//!  HOME/networks/boot-ID/vms/ID.json           the namespace and the cards of a microVM
+//!  HOME/networks/boot-ID/attached/ID.json      what a container has; written before anything is done
+//!  /run/koya/netns/ID, /run/koya/aardvark-dns  what goes with the machine's power
+//! ```
+
+mod address;
+mod attach;
+mod attached;
+mod definition;
+mod error;
+mod files;
+mod host;
+mod lease;
+mod namespace;
+mod netavark;
+mod netlink;
+
+mod ports;
+mod records;
+pub mod takeover;
+
+use std::path::{Path, PathBuf};
+
+pub use address::{AddressError, Cidr, Mac};
+pub use attached::{Attached, Link, NetworkRequest, VmNetwork};
+pub use definition::{DEFAULT, Network, NewNetwork, Subnet};
+pub use error::NetworkError;
+pub use namespace::{Namespace, NamespaceError};
+pub use ports::{PortError, PortMapping, PortRange, Protocol, Published};
+
+/// All networks of a user, and what is attached to them.
+#[derive(Debug, Clone)]
+pub struct Networks {
+    home: PathBuf,
+    run: PathBuf,
+    boot: String,
+}
+
+impl Networks {
+    /// Those of `home`, which is made if it is not there.
+    ///
+    /// # Errors
+    /// [`NetworkError::File`]
+    pub fn at(home: &Path) -> Result<Self, NetworkError> {
+        Self::with_run(home, Path::new("/run/koya"))
+    }
+
+    /// The same with another folder for what goes with the machine's power.
+    ///
+    /// # Errors
+    /// [`NetworkError::File`]
+    pub fn with_run(home: &Path, run: &Path) -> Result<Self, NetworkError> {
+        let networks = Self {
+            home: home.join("networks"),
+            run: run.to_owned(),
+            boot: records::boot_id()?,
+        };
+        networks.make_folders()?;
+        Ok(networks)
+    }
+}
