@@ -10,6 +10,7 @@ use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrLike, UnixAddr, VsockAddr, accept4, bind,
     getpeername, listen, socket,
 };
+use nix::sys::stat::{Mode, umask};
 
 use crate::error::StartError;
 
@@ -28,14 +29,16 @@ impl Listener {
         Ok((Self::vsock(RPC_PORT)?, Self::vsock(STREAM_PORT)?))
     }
 
-    /// The two sockets in a folder that only its owner may enter.
+    /// The two sockets in a folder, for its owner alone. Others may pass through: a
+    /// container's root with a user namespace of its own is somebody else, and its
+    /// files are in here, too.
     pub fn unix_pair(folder: &Path) -> Result<(Self, Self), StartError> {
         let act = format!("prepare the folder {}", folder.display());
         std::fs::DirBuilder::new()
             .recursive(true)
-            .mode(0o700)
+            .mode(0o711)
             .create(folder)
-            .and_then(|()| std::fs::set_permissions(folder, PermissionsExt::from_mode(0o700)))
+            .and_then(|()| std::fs::set_permissions(folder, PermissionsExt::from_mode(0o711)))
             .map_err(StartError::io(act))?;
         Ok((
             Self::unix(&folder.join(RPC_SOCKET))?,
@@ -57,7 +60,12 @@ impl Listener {
         }
         UnixAddr::new(path)
             .map_err(io::Error::from)
-            .and_then(|address| Self::new(AddressFamily::Unix, &address))
+            .and_then(|address| {
+                let before = umask(Mode::from_bits_truncate(0o077));
+                let socket = Self::new(AddressFamily::Unix, &address);
+                umask(before);
+                socket
+            })
             .map_err(StartError::io(act))
     }
 

@@ -12,12 +12,16 @@
 mod boot;
 mod children;
 mod containers;
+mod copy;
 mod error;
+mod files;
 mod guest;
 mod helper;
 mod listener;
+mod network;
 mod options;
 mod rpc;
+mod shares;
 mod streams;
 mod sys;
 

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::{self, ErrorKind};
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,7 +14,10 @@ use crate::children::signal_stranger;
 use crate::error::{Result, deadline as passed, runtime};
 use crate::sys::Deadline;
 
-const MOUNT: &str = "/sys/fs/cgroup";
+/// Where the tree of cgroups is.
+pub const MOUNT: &str = "/sys/fs/cgroup";
+/// Files of a cgroup that its owner may write (cgroups(7)).
+const DELEGATED: [&str; 3] = ["cgroup.procs", "cgroup.threads", "cgroup.subtree_control"];
 /// How often something that the kernel does in its own time is looked at.
 const STEP: Duration = Duration::from_millis(5);
 
@@ -40,6 +44,24 @@ impl Cgroup {
     /// Its folder.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Hands it to the root of a container, which may then arrange its processes
+    /// in cgroups of its own below it. Limits of this one stay out of its reach.
+    pub fn delegate(&self, (user, group): (u32, u32)) -> Result<()> {
+        let failed = || runtime("hand the container's cgroup to its root");
+        chown(&self.path, Some(user), Some(group)).map_err(failed())?;
+        // The kernel's own list of the files that go with it.
+        let files = fs::read_to_string("/sys/kernel/cgroup/delegate");
+        let files = files.unwrap_or_else(|_| DELEGATED.join("\n"));
+        for file in files.lines() {
+            match chown(self.path.join(file), Some(user), Some(group)) {
+                // Of a controller that is missing.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                other => other.map_err(failed())?,
+            }
+        }
+        Ok(())
     }
 
     /// Freezes or thaws all processes, and waits for it to have happened.

@@ -1,22 +1,36 @@
 //! `config.json` as the host sends it, made into what the runtime gets: root
 //! and cgroup are the agent's to say.
 
+use std::path::Path;
+
 use koya_proto::MAX_JSON;
-use libcontainer::oci_spec::runtime::{Process, Spec};
+use libcontainer::oci_spec::runtime::{LinuxDeviceCgroup, Process, Spec};
 use serde_json::{Map, Value};
 
+use super::idmap::IdMap;
+use super::limits;
+use super::seccomp;
 use crate::error::{Result, invalid};
+
+/// Set to "true" among the annotations of a system container: one whose first
+/// process is a distribution's init.
+const SYSTEM: &str = "dev.koya.system";
 
 /// A container's configuration.
 #[derive(Debug)]
 pub struct Config {
     json: Value,
+    process: Value,
     terminal: bool,
+    system: bool,
+    id_map: Option<IdMap>,
+    filter: Vec<u64>,
+    devices: Vec<LinuxDeviceCgroup>,
 }
 
 impl Config {
     /// Reads and checks it.
-    pub fn parse(bytes: &[u8], root: &str, cgroup: &str) -> Result<Self> {
+    pub fn parse(bytes: &[u8], cgroup: &str) -> Result<Self> {
         let mut json = parse_object("config", bytes)?;
         let process = json.get("process").and_then(Value::as_object);
         let process = process
@@ -29,19 +43,62 @@ impl Config {
             .unwrap_or(Value::Bool(false));
         json.insert(
             "root".to_owned(),
-            serde_json::json!({ "path": root, "readonly": read_only }),
+            serde_json::json!({ "path": "rootfs", "readonly": read_only }),
         );
         // Hooks name programs of whoever wrote them: the host, which runs them.
         json.remove("hooks");
+        let annotations = json.get("annotations");
+        let system = annotations
+            .and_then(|all| all.get(SYSTEM))
+            .and_then(Value::as_str)
+            == Some("true");
         let linux = json.entry("linux").or_insert_with(|| Value::Object(Map::new()));
+        let id_map = IdMap::of(linux)?;
+        if let Some(resources) = linux.get_mut("resources") {
+            limits::name_disks(resources)?;
+        }
         let linux = linux
             .as_object_mut()
             .ok_or_else(|| invalid("config.linux is not an object"))?;
         linux.insert("cgroupsPath".to_owned(), cgroup.into());
-        let json = Value::Object(json);
+        let mut json = Value::Object(json);
         // Types and names of everything else, before anything is mounted.
-        let _: Spec = typed("config", &json)?;
-        Ok(Self { json, terminal })
+        let spec: Spec = typed("config", &json)?;
+        let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+        let devices = resources.and_then(|resources| resources.devices().clone());
+        let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+        let filter = profile.map_or_else(|| Ok(Vec::new()), seccomp::compile)?;
+        let process = take_process(&mut json);
+        if let Some(linux) = json.get_mut("linux").and_then(Value::as_object_mut) {
+            // The helper's, as is the process's identity.
+            linux.remove("seccomp");
+        }
+        Ok(Self {
+            json,
+            process,
+            terminal,
+            system,
+            id_map,
+            filter,
+            devices: devices.unwrap_or_default(),
+        })
+    }
+
+    /// Names the folder of its root file system.
+    pub fn set_root(&mut self, root: &Path) {
+        if let Some(fields) = self.json.get_mut("root").and_then(Value::as_object_mut) {
+            fields.insert("path".to_owned(), root.to_string_lossy().into());
+        }
+    }
+
+    /// Adds mounts after those that it has.
+    pub fn add_mounts(&mut self, mounts: Vec<Value>) {
+        if let Some(fields) = self.json.as_object_mut() {
+            let all = fields.entry("mounts").or_insert_with(|| Value::Array(Vec::new()));
+            if let Some(all) = all.as_array_mut() {
+                all.extend(mounts);
+            }
+        }
     }
 
     /// Does its process have a terminal?
@@ -49,10 +106,51 @@ impl Config {
         self.terminal
     }
 
-    /// As a file.
+    /// Is its first process a distribution's init?
+    pub fn system(&self) -> bool {
+        self.system
+    }
+
+    /// Which ids of the guest its users have, if it has a user namespace.
+    pub fn id_map(&self) -> Option<&IdMap> {
+        self.id_map.as_ref()
+    }
+
+    /// The filter of system calls; see [`crate::helper::Identity::filter`].
+    pub fn filter(&self) -> &[u64] {
+        &self.filter
+    }
+
+    /// Rules for devices; none: every device is allowed.
+    pub fn devices(&self) -> &[LinuxDeviceCgroup] {
+        &self.devices
+    }
+
+    /// Its first process's object, as the host sent it.
+    pub fn process(&self) -> &Value {
+        &self.process
+    }
+
+    /// As a file for libcontainer.
     pub fn to_bytes(&self) -> Vec<u8> {
         self.json.to_string().into_bytes()
     }
+}
+
+/// The process object; in its place stays one for libcontainer, which gives the
+/// process no identity: that is the helper's, and the same for every process.
+fn take_process(json: &mut Value) -> Value {
+    let Some(process) = json.get_mut("process") else {
+        return Value::Null;
+    };
+    let whole = process.clone();
+    if let Some(fields) = process.as_object_mut() {
+        for name in ["capabilities", "noNewPrivileges", "rlimits"] {
+            fields.remove(name);
+        }
+        fields.insert("user".to_owned(), serde_json::json!({ "uid": 0, "gid": 0 }));
+    }
+    whole
 }
 
 /// Reads and checks the process object of Exec; answers whether it has a terminal.
@@ -117,7 +215,8 @@ mod tests {
 
     #[test]
     fn root_and_cgroup_are_the_agents() {
-        let config = Config::parse(GOOD.as_bytes(), "/run/rootfs", "/koya/web").unwrap();
+        let mut config = Config::parse(GOOD.as_bytes(), "/koya/web").unwrap();
+        config.set_root(Path::new("/run/rootfs"));
         assert!(config.terminal());
         let json: Value = serde_json::from_slice(&config.to_bytes()).unwrap();
         assert_eq!(
@@ -134,7 +233,7 @@ mod tests {
     fn what_is_wrong_is_named() {
         let refused = |from: &str, to: &str| {
             let text = GOOD.replace(from, to);
-            Config::parse(text.as_bytes(), "/r", "/c").unwrap_err().message
+            Config::parse(text.as_bytes(), "/c").unwrap_err().message
         };
         assert!(refused("{", "[").contains("not JSON"));
         assert!(refused("\"process\"", "\"prozess\"").contains("config.process is missing"));
@@ -142,7 +241,7 @@ mod tests {
         assert!(refused(r#""terminal": true"#, r#""terminal": 1"#).contains("config.process.terminal"));
         assert!(refused(r#""uid": 0"#, r#""uid": -1"#).contains("OCI"));
         assert!(
-            Config::parse(&vec![b' '; MAX_JSON + 1], "/r", "/c")
+            Config::parse(&vec![b' '; MAX_JSON + 1], "/c")
                 .unwrap_err()
                 .message
                 .contains("at most")

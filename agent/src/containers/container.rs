@@ -11,12 +11,16 @@ use protobuf::{EnumOrUnknown, MessageField};
 
 use super::cgroup::{Cgroup, is_unified};
 use super::config::{Config, parse_process};
+use super::devices;
+use super::idmap::{IdMap, Shift};
+use super::limits;
 use super::process::check_signal;
 use super::rootfs::Bundle;
 use super::{Ground, Process};
 use crate::children::{Child, Ended};
 use crate::error::{Result, deadline as passed, exists, invalid, limit, not_found, runtime, state, storage};
-use crate::helper::{Call, Done, Request};
+use crate::files;
+use crate::helper::{Call, Done, Identity, Request, Room};
 use crate::streams::{Console, Stdio};
 use crate::sys::{Deadline, lock};
 use std::sync::Arc;
@@ -47,10 +51,46 @@ pub struct Container {
     phase: Mutex<Phase>,
     bundle: Mutex<Bundle>,
     bundle_path: String,
+    system: bool,
+    filter: Vec<u64>,
     cgroup: Cgroup,
     init: Arc<Process>,
     execs: Mutex<BTreeMap<String, Exec>>,
     next_exec: AtomicU64,
+}
+
+/// What a container needs before its first process is made.
+struct Ready {
+    cgroup: Cgroup,
+    config: Config,
+    shift: Option<Shift>,
+    bundle: Bundle,
+}
+
+impl Ready {
+    /// Reads the configuration and mounts the files.
+    fn make(ground: &Ground, request: &CreateRequest, deadline: Deadline) -> Result<Self> {
+        let cgroup = Cgroup::of(&ground.cgroup, &request.id);
+        let bundle = ground.bundles.join(&request.id);
+        let mut config = Config::parse(&request.config, cgroup.name())?;
+        let shift = config
+            .id_map()
+            .map(|map| Shift::new(map, &ground.children, deadline))
+            .transpose()?;
+        crate::shares::mount_all(&request.shares, deadline)?;
+        let bundle = Bundle::make(bundle, request.root.get_or_default(), shift.as_ref())?;
+        config.set_root(bundle.root());
+        let owner = config.id_map().map_or(Ok((0, 0)), IdMap::root)?;
+        config.add_mounts(files::place(&request.files, bundle.path(), owner)?);
+        fs::write(bundle.path().join("config.json"), config.to_bytes())
+            .map_err(|error| storage("write config.json", error))?;
+        Ok(Self {
+            cgroup,
+            config,
+            shift,
+            bundle,
+        })
+    }
 }
 
 impl Container {
@@ -62,11 +102,12 @@ impl Container {
             ));
         }
         let id = request.id.clone();
-        let cgroup = Cgroup::of(&ground.cgroup, &id);
-        let bundle = Bundle::make(ground.bundles.join(&id), request.root.get_or_default())?;
-        let config = Config::parse(&request.config, &bundle.root().to_string_lossy(), cgroup.name())?;
-        fs::write(bundle.path().join("config.json"), config.to_bytes())
-            .map_err(|error| storage("write config.json", error))?;
+        let Ready {
+            cgroup,
+            config,
+            shift,
+            bundle,
+        } = Ready::make(ground, request, deadline)?;
         let (stdio, ends) =
             Stdio::prepare(&ground.broker, request.stdio.get_or_default(), config.terminal())?;
         let console = config
@@ -79,6 +120,15 @@ impl Container {
             bundle: bundle.path().to_path_buf(),
             root: ground.runtime.clone(),
             console: console.as_ref().map(|console| console.path().to_path_buf()),
+            room: Box::new(Room {
+                process: config.process().clone(),
+                identity: Identity {
+                    user: request.user.clone(),
+                    filter: config.filter().to_vec(),
+                },
+                system: config.system(),
+                init: request.init,
+            }),
         };
         let call = Call {
             children: &ground.children,
@@ -88,9 +138,15 @@ impl Container {
         };
         // Whatever fails from here on, the runtime may have begun something.
         let init = call.run().and_then(|done| {
+            if !config.devices().is_empty() {
+                devices::restrict(cgroup.path(), config.devices())?;
+            }
+            if let Some(shift) = &shift {
+                cgroup.delegate(shift.root)?;
+            }
             let terminal = console.map(Console::accept).transpose()?;
             let child = claiming.claim(done.pid).map_err(runtime("watch the container"))?;
-            connect(child, stdio, terminal)
+            connect(child, stdio, terminal, 0)
         });
         let init = match init {
             Ok(init) => init,
@@ -103,11 +159,13 @@ impl Container {
             id,
             phase: Mutex::new(Phase::Created),
             bundle_path: bundle.path().to_string_lossy().into_owned(),
+            system: config.system(),
             bundle: Mutex::new(bundle),
             cgroup,
             init,
             execs: Mutex::default(),
             next_exec: AtomicU64::new(0),
+            filter: config.filter().to_vec(),
         })
     }
 
@@ -159,8 +217,13 @@ impl Container {
             init: self.init.pid(),
             cgroup: self.cgroup.path().to_path_buf(),
             process,
+            identity: Identity {
+                user: request.user.clone(),
+                filter: self.filter.clone(),
+            },
             size: stdio.size(),
         };
+        let oom_kills = self.cgroup.oom_kills();
         let claiming = ground.children.claiming();
         let call = Call {
             children: &ground.children,
@@ -168,9 +231,9 @@ impl Container {
             ends: Some(ends),
             deadline,
         };
-        let started = call.run().and_then(|Done { pid, terminal }| {
+        let started = call.run().and_then(|Done { pid, descriptor }| {
             let child = claiming.claim(pid).map_err(runtime("watch the process"))?;
-            connect(child, stdio, terminal)
+            connect(child, stdio, descriptor, oom_kills)
         });
         let mut execs = lock(&self.execs);
         match started {
@@ -260,6 +323,19 @@ impl Container {
         Ok(())
     }
 
+    /// Gives it new limits.
+    pub fn update(&self, resources: &[u8]) -> Result<()> {
+        // Held, so that it is not removed meanwhile.
+        let phase = lock(&self.phase);
+        if self.status(*phase) == Status::STATUS_STOPPED {
+            return Err(state(format!(
+                "container '{}' is stopped, and has no limits any more",
+                self.id
+            )));
+        }
+        limits::update(&self.cgroup, resources)
+    }
+
     /// What it uses.
     pub fn stats(&self) -> v1::StatsResponse {
         self.cgroup.stats()
@@ -313,7 +389,7 @@ impl Container {
             id: self.id.clone(),
             status: EnumOrUnknown::new(status),
             pid: if ended.is_some() { 0 } else { self.init.pid() },
-            exit: MessageField::from_option(ended.map(|ended| self.exit_message(ended))),
+            exit: MessageField::from_option(ended.map(|ended| self.exit_message(&self.init, ended))),
             bundle: self.bundle_path.clone(),
             execs,
             ..Default::default()
@@ -321,12 +397,26 @@ impl Container {
     }
 
     /// How a process of it ended, as a message.
-    pub fn exit_message(&self, ended: Ended) -> Exit {
+    ///
+    /// `oom` says that the kernel has killed a process of the container for want of
+    /// memory since this one began, this one or another: an init outlives the
+    /// service that was killed, and ends later of something else.
+    pub fn exit_message(&self, process: &Process, ended: Ended) -> Exit {
+        // reboot(2) in a PID namespace ends its init by a signal: SIGINT for halt
+        // and power-off, by which a system container ends well; SIGHUP for restart.
+        if self.system && i32::from(ended.signal) == libc::SIGINT {
+            let well = Ended {
+                code: 0,
+                signal: 0,
+                ..ended
+            };
+            return self.exit_message(process, well);
+        }
         Exit {
             code: ended.code.into(),
             signal: ended.signal.into(),
             at_ns: ended.at_ns,
-            oom: i32::from(ended.signal) == libc::SIGKILL && self.cgroup.oom_kills() > 0,
+            oom: self.cgroup.oom_kills() > process.oom_kills_before(),
             ..Default::default()
         }
     }
@@ -359,9 +449,14 @@ impl Container {
 const CLEAN_UP: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Joins a new process to its streams. It is killed if that fails.
-fn connect(child: Arc<Child>, stdio: Stdio, terminal: Option<OwnedFd>) -> Result<Arc<Process>> {
+fn connect(
+    child: Arc<Child>,
+    stdio: Stdio,
+    terminal: Option<OwnedFd>,
+    oom_kills: u64,
+) -> Result<Arc<Process>> {
     match stdio.connect(&child, terminal) {
-        Ok(streams) => Ok(Arc::new(Process::new(child, streams))),
+        Ok(streams) => Ok(Arc::new(Process::new(child, streams, oom_kills))),
         Err(error) => {
             let _ = child.signal(libc::SIGKILL);
             Err(error)

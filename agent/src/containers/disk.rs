@@ -2,6 +2,7 @@
 //! name, and never of a file system that the host did not name.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
@@ -37,7 +38,7 @@ fn options(filesystem: &str, read_only: bool) -> Result<Option<&'static str>> {
 pub fn mount_disk(disk: &v1::Disk, at: &Path, read_only: bool) -> Result<PathBuf> {
     let folder = relative(&disk.folder)?;
     let options = options(&disk.filesystem, read_only)?;
-    let device = find(&disk.serial, Path::new(BLOCK))?;
+    let device = find(&disk.serial, disk.bytes, Path::new(BLOCK))?;
     let act = || format!("mount disk '{}' as {}", disk.serial, disk.filesystem);
     fs::create_dir_all(at).map_err(|error| storage(act(), error))?;
     let mut flags = MsFlags::MS_NODEV | MsFlags::MS_NOATIME;
@@ -60,8 +61,8 @@ fn relative(folder: &str) -> Result<&Path> {
     )))
 }
 
-/// The device node of the disk with a serial.
-fn find(serial: &str, block: &Path) -> Result<PathBuf> {
+/// The device node of the disk with a serial, once it has the size in bytes that is meant; 0 is any.
+fn find(serial: &str, bytes: u64, block: &Path) -> Result<PathBuf> {
     if serial.is_empty() || serial.len() > LONGEST_SERIAL {
         return Err(invalid(format!(
             "'{serial}' is no disk's serial; want 1 to {LONGEST_SERIAL} bytes"
@@ -72,18 +73,36 @@ fn find(serial: &str, block: &Path) -> Result<PathBuf> {
         let names = fs::read_dir(block).map_err(|error| storage("list the guest's disks", error))?;
         for entry in names.flatten() {
             let reported = fs::read_to_string(entry.path().join("serial")).unwrap_or_default();
-            if reported.trim_end_matches(['\0', '\n']) == serial {
+            let is_meant = reported.trim_end_matches(['\0', '\n']) == serial;
+            if is_meant && (bytes == 0 || size(&entry.path()) == Some(bytes)) {
                 return Ok(Path::new("/dev").join(entry.file_name()));
             }
         }
         if deadline.passed() {
             return Err(storage(
                 format!("find disk '{serial}'"),
-                "no disk of the guest reports this serial",
+                match bytes {
+                    0 => "no disk of the guest reports this serial".to_owned(),
+                    bytes => format!("no disk of the guest reports this serial and {bytes} bytes"),
+                },
             ));
         }
         std::thread::sleep(STEP);
     }
+}
+
+/// Major and minor number of the disk with a serial.
+pub fn device_number(serial: &str) -> Result<(u32, u32)> {
+    let device = find(serial, 0, Path::new(BLOCK))?;
+    let numbers = fs::metadata(&device).map(|node| node.rdev());
+    let numbers = numbers.map_err(|error| storage(format!("look at disk '{serial}'"), error))?;
+    Ok((libc::major(numbers), libc::minor(numbers)))
+}
+
+/// A disk's size in bytes; the kernel counts in sectors of 512 bytes.
+fn size(disk: &Path) -> Option<u64> {
+    let sectors: u64 = fs::read_to_string(disk.join("size")).ok()?.trim().parse().ok()?;
+    sectors.checked_mul(512)
 }
 
 #[cfg(test)]
@@ -98,10 +117,18 @@ mod tests {
             fs::write(block.join(name).join("serial"), serial).unwrap();
         }
         fs::create_dir_all(block.join("loop0")).unwrap();
-        let found = |serial| find(serial, &block);
+        fs::write(block.join("vda/size"), "8\n").unwrap();
+        let found = |serial| find(serial, 0, &block);
         assert_eq!(found("layer-1").unwrap(), Path::new("/dev/vda"));
         assert_eq!(found("layer-10").unwrap(), Path::new("/dev/vdb"));
         assert!(found("layer").unwrap_err().message.contains("'layer'"));
+        assert_eq!(find("layer-1", 4096, &block).unwrap(), Path::new("/dev/vda"));
+        assert!(
+            find("layer-1", 512, &block)
+                .unwrap_err()
+                .message
+                .contains("512 bytes")
+        );
         assert!(found("").is_err());
         assert!(found("123456789012345678901").is_err());
         fs::remove_dir_all(block).unwrap();

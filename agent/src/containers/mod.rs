@@ -12,9 +12,13 @@
 mod cgroup;
 mod config;
 mod container;
+mod devices;
 mod disk;
+mod idmap;
+mod limits;
 mod process;
 mod rootfs;
+mod seccomp;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -133,6 +137,11 @@ impl Containers {
         ready.collect()
     }
 
+    /// What everything here needs.
+    pub fn ground(&self) -> &Ground {
+        &self.ground
+    }
+
     /// Starts a created container.
     pub fn start(&self, id: &str, deadline: Deadline) -> Result<()> {
         self.get(id)?.start(&self.ground, deadline)
@@ -168,7 +177,7 @@ impl Containers {
         let container = self.get(id)?;
         let process = container.process(exec)?;
         match process.wait(deadline) {
-            Some(ended) => Ok(container.exit_message(ended)),
+            Some(ended) => Ok(container.exit_message(&process, ended)),
             None => Err(passed(format!(
                 "the deadline passed before {} ended",
                 name(id, exec)

@@ -1,5 +1,6 @@
 //! One process of a container: the child, and its streams.
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use crate::children::{Child, Ended};
@@ -14,12 +15,24 @@ const MAX_SIGNAL: u32 = 64;
 pub struct Process {
     child: Arc<Child>,
     streams: Arc<Streams>,
+    oom_kills: u64,
 }
 
 impl Process {
-    /// A child with its streams connected.
-    pub fn new(child: Arc<Child>, streams: Arc<Streams>) -> Self {
-        Self { child, streams }
+    /// A child with its streams connected, and how many processes of its container
+    /// had been killed for want of memory before it.
+    pub fn new(child: Arc<Child>, streams: Arc<Streams>, oom_kills: u64) -> Self {
+        Self {
+            child,
+            streams,
+            oom_kills,
+        }
+    }
+
+    /// How many processes of its container had been killed for want of memory
+    /// before it.
+    pub fn oom_kills_before(&self) -> u64 {
+        self.oom_kills
     }
 
     /// Its pid, as long as it lives.
@@ -30,6 +43,11 @@ impl Process {
     /// How it ended, if it has.
     pub fn ended(&self) -> Option<Ended> {
         self.child.ended()
+    }
+
+    /// Readable from its end on, for poll.
+    pub fn event(&self) -> BorrowedFd<'_> {
+        self.child.event()
     }
 
     /// Waits for its end and for its output to have gone.

@@ -11,7 +11,7 @@
 use std::ffi::CString;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use koya_proto::v1::root_filesystem::Source;
@@ -19,6 +19,7 @@ use koya_proto::v1::{Overlay, RootFilesystem};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::disk::mount_disk;
+use super::idmap::Shift;
 use crate::error::{Result, invalid, storage};
 
 /// overlayfs takes up to 500 layers, an image of container tools has up to 127.
@@ -36,10 +37,12 @@ pub struct Bundle {
 }
 
 impl Bundle {
-    /// Makes the folder and mounts what the root file system needs.
-    pub fn make(path: PathBuf, wanted: &RootFilesystem) -> Result<Self> {
+    /// Makes the folder and mounts what the root file system needs, with shifted
+    /// owners for a container that has a user namespace.
+    pub fn make(path: PathBuf, wanted: &RootFilesystem, shift: Option<&Shift>) -> Result<Self> {
         fs::DirBuilder::new()
-            .mode(0o700)
+            // A container's root that is nobody in the guest has to get to its files.
+            .mode(if shift.is_some() { 0o711 } else { 0o700 })
             .create(&path)
             .map_err(|error| storage(format!("make the folder {}", path.display()), error))?;
         let mut bundle = Self {
@@ -49,8 +52,8 @@ impl Bundle {
             removed: false,
         };
         match &wanted.source {
-            Some(Source::Folder(folder)) => bundle.root = existing(folder)?,
-            Some(Source::Overlay(overlay)) => bundle.mount_overlay(overlay)?,
+            Some(Source::Folder(folder)) => bundle.use_folder(existing(folder)?, shift)?,
+            Some(Source::Overlay(overlay)) => bundle.mount_overlay(overlay, shift)?,
             _ => return Err(invalid("root is missing; want a folder or an overlay")),
         }
         Ok(bundle)
@@ -83,7 +86,22 @@ impl Bundle {
         Ok(())
     }
 
-    fn mount_overlay(&mut self, overlay: &Overlay) -> Result<()> {
+    /// Takes a folder as it is, or shifted. One that belongs to the container's root
+    /// already was shifted by whoever provides it: not every file system can be here.
+    fn use_folder(&mut self, folder: PathBuf, shift: Option<&Shift>) -> Result<()> {
+        let owner = fs::metadata(&folder).map(|found| (found.uid(), found.gid()));
+        let owner = owner.map_err(|error| storage(format!("look at {}", folder.display()), error))?;
+        let Some(shift) = shift.filter(|shift| shift.root != owner) else {
+            self.root = folder;
+            return Ok(());
+        };
+        fs::create_dir_all(&self.root).map_err(|error| storage("make the root folder", error))?;
+        shift.bind(&folder, &self.root)?;
+        self.mounts.push(self.root.clone());
+        Ok(())
+    }
+
+    fn mount_overlay(&mut self, overlay: &Overlay, shift: Option<&Shift>) -> Result<()> {
         if overlay.lower.is_empty() || overlay.lower.len() > MAX_LAYERS {
             return Err(invalid(format!(
                 "root.overlay.lower has {} disks; want 1 to {MAX_LAYERS}",
@@ -94,7 +112,10 @@ impl Bundle {
         for (index, disk) in overlay.lower.iter().enumerate() {
             let at = self.path.join(format!("l{index}"));
             let folder = mount_disk(disk, &at, true)?;
-            self.mounts.push(at);
+            self.mounts.push(at.clone());
+            if let Some(shift) = shift {
+                shift.apply(&at)?;
+            }
             lower.push(inside(&folder, &disk.serial)?);
         }
         let scratch = self.mount_scratch(overlay)?;
@@ -102,6 +123,9 @@ impl Bundle {
         for folder in [&upper, &work] {
             fs::create_dir_all(folder)
                 .map_err(|error| storage(format!("make the folder {}", folder.display()), error))?;
+        }
+        if let Some(shift) = shift {
+            shift.apply(&self.path.join("scratch"))?;
         }
         let mut options = String::from("lowerdir=");
         for (index, folder) in lower.iter().enumerate() {
@@ -121,14 +145,23 @@ impl Bundle {
             ));
         }
         fs::create_dir_all(&self.root).map_err(|error| storage("make the root folder", error))?;
-        mount(
-            Some("overlay"),
-            &self.root,
-            Some("overlay"),
-            MsFlags::empty(),
-            Some(options.as_str()),
-        )
-        .map_err(|errno| storage("mount the overlay", errno.desc()))?;
+        let root = self.root.as_path();
+        let mount_it = || {
+            mount(
+                Some("overlay"),
+                root,
+                Some("overlay"),
+                MsFlags::empty(),
+                Some(options.as_str()),
+            )
+        };
+        let mounted = match shift {
+            None => mount_it(),
+            Some(shift) => shift
+                .as_root(mount_it)
+                .map_err(|error| storage("mount the overlay", error))?,
+        };
+        mounted.map_err(|errno| storage("mount the overlay", errno.desc()))?;
         self.mounts.push(self.root.clone());
         Ok(())
     }
@@ -244,12 +277,12 @@ mod tests {
             source,
             ..Default::default()
         };
-        let bundle = Bundle::make(path.clone(), &wanted).unwrap();
+        let bundle = Bundle::make(path.clone(), &wanted, None).unwrap();
         assert_eq!(bundle.root(), Path::new("/usr"));
         fs::write(bundle.path().join("config.json"), "{}").unwrap();
         drop(bundle);
         assert!(!path.exists());
-        assert!(Bundle::make(path.clone(), &RootFilesystem::default()).is_err());
+        assert!(Bundle::make(path.clone(), &RootFilesystem::default(), None).is_err());
         assert!(!path.exists());
     }
 }

@@ -36,8 +36,8 @@ pub struct Call<'a> {
 pub struct Done {
     /// The process that it made.
     pub pid: u32,
-    /// The terminal that it made for it.
-    pub terminal: Option<OwnedFd>,
+    /// The master of the terminal that it made for it, or whatever else was asked for.
+    pub descriptor: Option<OwnedFd>,
 }
 
 impl Call<'_> {
@@ -84,7 +84,7 @@ impl Call<'_> {
 /// may still have the other end open.
 fn receive(control: &UnixStream) -> Result<Done> {
     let mut text = Vec::new();
-    let mut terminal = None;
+    let mut descriptor = None;
     let mut buffer = vec![0; MAX_REPLY];
     let mut space = nix::cmsg_space!([RawFd; 1]);
     while text.len() < MAX_REPLY {
@@ -96,7 +96,7 @@ fn receive(control: &UnixStream) -> Result<Done> {
         for control in message.cmsgs().into_iter().flatten() {
             if let ControlMessageOwned::ScmRights(descriptors) = control {
                 // SAFETY: recvmsg has just made these descriptors for us.
-                terminal = descriptors.first().map(|&fd| unsafe { OwnedFd::from_raw_fd(fd) });
+                descriptor = descriptors.first().map(|&fd| unsafe { OwnedFd::from_raw_fd(fd) });
             }
         }
         if message.bytes == 0 {
@@ -106,7 +106,7 @@ fn receive(control: &UnixStream) -> Result<Done> {
         text.extend_from_slice(buffer.get(..bytes).unwrap_or_default());
     }
     match serde_json::from_slice(&text) {
-        Ok(Reply::Done { pid }) => Ok(Done { pid, terminal }),
+        Ok(Reply::Done { pid }) => Ok(Done { pid, descriptor }),
         Ok(Reply::Failed(failure)) => Err(AgentError::new(failure.kind.into(), failure.message)),
         Err(_) => Err(AgentError::new(
             ErrorKind::ERROR_KIND_RUNTIME,

@@ -10,11 +10,15 @@ use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
 
 use super::causes::Causes;
+use super::identity::limit;
 use super::program::{Program, failure_of};
+use super::room::Room;
 use super::{Kind, Outcome};
 
 /// Creates a container whose first process waits to be started.
-pub fn create(id: String, bundle: PathBuf, root: PathBuf, console: Option<PathBuf>) -> Outcome {
+pub fn create(id: String, bundle: PathBuf, root: PathBuf, console: Option<PathBuf>, room: Room) -> Outcome {
+    let program = Program::new(room)?;
+    let process = program.process().clone();
     // Without them, an error is told as far as libcontainer tells it.
     let causes = Causes::collect().ok();
     let failed = |error: libcontainer::error::LibcontainerError| {
@@ -30,13 +34,16 @@ pub fn create(id: String, bundle: PathBuf, root: PathBuf, console: Option<PathBu
         .with_root_path(root)
         .map_err(failed)?
         .with_console_socket(console)
-        .with_executor(Program)
+        .with_executor(program)
         .as_init(bundle)
         .with_systemd(false)
         .with_detach(true)
         .build()
         .map_err(failed)?;
     let pid = container.pid().map_or(0, |pid| pid.as_raw());
+    // From outside, where raising a limit is allowed, and when nothing of ours is left that a
+    // small one could stop.
+    limit(&process, pid)?;
     Ok((u32::try_from(pid).unwrap_or_default(), None))
 }
 

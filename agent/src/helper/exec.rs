@@ -24,13 +24,13 @@ use nix::sys::stat::{Mode, fstat};
 use nix::sys::statfs::fstatfs;
 use nix::unistd::{ForkResult, Pid, dup2, fork, pipe2, setsid};
 
-use super::identity::{assume_identity, set_limits};
-use super::program::become_program;
-use super::{Failure, Kind, Outcome};
+use super::identity::{Identity, assume_identity, gains_nothing, install_filter, set_limits, with_user};
+use super::program::{become_program, parse};
+use super::{Failure, Outcome};
 use crate::sys::resize_terminal;
 
 /// Namespaces and the files that name them.
-const NAMESPACES: [(&str, CloneFlags); 7] = [
+const NAMESPACES: [(&str, CloneFlags); 8] = [
     ("user", CloneFlags::CLONE_NEWUSER),
     ("mnt", CloneFlags::CLONE_NEWNS),
     ("pid", CloneFlags::CLONE_NEWPID),
@@ -38,19 +38,21 @@ const NAMESPACES: [(&str, CloneFlags); 7] = [
     ("ipc", CloneFlags::CLONE_NEWIPC),
     ("uts", CloneFlags::CLONE_NEWUTS),
     ("cgroup", CloneFlags::CLONE_NEWCGROUP),
+    ("time", CloneFlags::from_bits_retain(libc::CLONE_NEWTIME)),
 ];
 /// Terminal multiplexer's device number, and devpts' magic number.
 const PTMX: (u64, u64) = (5, 2);
 const DEVPTS: i64 = 0x1cd1;
 
 /// Runs a process beside the process `init` of a container.
-pub fn exec(init: u32, cgroup: &Path, process: serde_json::Value, size: (u16, u16)) -> Outcome {
-    let process: Process = serde_json::from_value(process).map_err(|error| {
-        Failure::new(
-            Kind::Invalid,
-            format!("the process object is not one of OCI's: {error}"),
-        )
-    })?;
+pub fn exec(
+    init: u32,
+    cgroup: &Path,
+    process: serde_json::Value,
+    identity: &Identity,
+    size: (u16, u16),
+) -> Outcome {
+    let process = parse(&process)?;
     let failed = |act: &'static str| move |error: io::Error| Failure::runtime(act, &error);
     // What is joined may not trace this process or look at its files.
     nix::sys::prctl::set_dumpable(false).map_err(|errno| failed("hide from the container")(errno.into()))?;
@@ -67,7 +69,7 @@ pub fn exec(init: u32, cgroup: &Path, process: serde_json::Value, size: (u16, u1
     let pid = match unsafe { fork() }.map_err(|errno| failed("fork")(errno.into()))? {
         ForkResult::Child => {
             drop(reading);
-            let Err(failure) = run(&process, procs, terminal);
+            let Err(failure) = run(&process, identity, procs, terminal);
             report(writing, &failure)
         }
         ForkResult::Parent { child } => child,
@@ -177,19 +179,28 @@ fn open_terminal(size: (u16, u16)) -> io::Result<Terminal> {
 }
 
 /// The forked child: becomes the process.
-fn run(process: &Process, mut procs: File, terminal: Option<Terminal>) -> Result<Infallible, Failure> {
+fn run(
+    process: &Process,
+    identity: &Identity,
+    mut procs: File,
+    terminal: Option<Terminal>,
+) -> Result<Infallible, Failure> {
     let failed =
         |act: &'static str| move |errno: nix::errno::Errno| Failure::runtime(act, &io::Error::from(errno));
     procs
         .write_all(b"0")
         .map_err(|error| Failure::runtime("join the container's cgroup", &error))?;
+    let process = with_user(process.clone(), identity)?;
     setsid().map_err(failed("begin a session"))?;
     if let Some(Terminal { master, slave }) = terminal {
         drop(master);
-        take_terminal(&slave, process).map_err(|error| Failure::runtime("take the terminal", &error))?;
+        take_terminal(&slave, &process).map_err(|error| Failure::runtime("take the terminal", &error))?;
     }
-    assume_identity(process)?;
-    become_program(process)
+    assume_identity(&process, identity)?;
+    if gains_nothing(&process) {
+        install_filter(identity)?;
+    }
+    become_program(&process)
 }
 
 fn take_terminal(slave: &OwnedFd, process: &Process) -> io::Result<()> {

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  agent ── JSON request, then end ──► helper (descriptor 3) ── forks ──► the process
-//!        ◄── JSON reply, and a terminal's master ──             and exits, so that the process
+//!        ◄── JSON reply, and a descriptor ──                    and exits, so that the process
 //!                                                               becomes the agent's child
 //! ```
 //!
@@ -11,10 +11,15 @@
 
 mod call;
 mod causes;
+mod copy;
 mod create;
 mod exec;
 mod identity;
+mod init;
+mod namespace;
 mod program;
+mod room;
+mod user;
 
 use std::io::{IoSlice, Read, Write};
 use std::net::Shutdown;
@@ -28,6 +33,9 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde::{Deserialize, Serialize};
 
 pub use call::{Call, Done};
+pub use copy::{Found, Job as CopyJob};
+pub use identity::Identity;
+pub use room::Room;
 
 use crate::sys::CONTROL_FD;
 
@@ -44,6 +52,8 @@ pub enum Request {
         root: PathBuf,
         /// A socket on which it awaits the terminal's master.
         console: Option<PathBuf>,
+        /// Its first process, and what makes it ready for it.
+        room: Box<Room>,
     },
     /// Start a created container.
     Start {
@@ -60,8 +70,24 @@ pub enum Request {
         cgroup: PathBuf,
         /// The process object of the OCI runtime specification.
         process: serde_json::Value,
+        /// Who it is, and which system calls it has.
+        identity: Identity,
         /// Rows and columns of its terminal, if it has one.
         size: (u16, u16),
+    },
+    /// Look at, pack or unpack files of a container.
+    Copy {
+        /// The container's first process.
+        init: u32,
+        /// What to do with them.
+        job: CopyJob,
+    },
+    /// Make a user namespace that nothing runs in; its descriptor is answered.
+    Namespace {
+        /// What its uid_map is to hold.
+        users: String,
+        /// What its gid_map is to hold.
+        groups: String,
     },
 }
 
@@ -136,7 +162,7 @@ impl Failure {
     }
 }
 
-/// What a job ends with: a pid, and the terminal's master if it made one itself.
+/// What a job ends with: a pid, and a descriptor: the terminal's master if it made one itself, or a namespace.
 type Outcome = Result<(u32, Option<OwnedFd>), Failure>;
 
 /// `main` of a helper.
@@ -158,12 +184,12 @@ pub fn run() -> ExitCode {
     } else {
         ExitCode::FAILURE
     };
-    let (reply, terminal) = match outcome {
-        Ok((pid, terminal)) => (Reply::Done { pid }, terminal),
+    let (reply, descriptor) = match outcome {
+        Ok((pid, descriptor)) => (Reply::Done { pid }, descriptor),
         Err(failure) => (Reply::Failed(failure), None),
     };
     // If the agent has gone, nobody is left to be told.
-    let _ = answer(&mut control, &reply, terminal.as_ref());
+    let _ = answer(&mut control, &reply, descriptor.as_ref());
     code
 }
 
@@ -174,20 +200,24 @@ fn carry_out(request: Request) -> Outcome {
             bundle,
             root,
             console,
-        } => create::create(id, bundle, root, console),
+            room,
+        } => create::create(id, bundle, root, console, *room),
         Request::Start { id, root } => create::start(&root.join(id)),
         Request::Exec {
             init,
             cgroup,
             process,
+            identity,
             size,
-        } => exec::exec(init, &cgroup, process, size),
+        } => exec::exec(init, &cgroup, process, &identity, size),
+        Request::Copy { init, job } => copy::copy(init, &job),
+        Request::Namespace { users, groups } => namespace::make(&users, &groups),
     }
 }
 
-fn answer(control: &mut UnixStream, reply: &Reply, terminal: Option<&OwnedFd>) -> std::io::Result<()> {
-    if let Some(terminal) = terminal {
-        let descriptors = [terminal.as_raw_fd()];
+fn answer(control: &mut UnixStream, reply: &Reply, descriptor: Option<&OwnedFd>) -> std::io::Result<()> {
+    if let Some(descriptor) = descriptor {
+        let descriptors = [descriptor.as_raw_fd()];
         let message = [ControlMessage::ScmRights(&descriptors)];
         // A line of its own carries the descriptor.
         sendmsg::<()>(

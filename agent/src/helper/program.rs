@@ -1,6 +1,7 @@
 //! Finds the program that a process is to run, and becomes it. Both a
 //! container's first process and later ones end here, inside the container.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::ffi::CString;
@@ -13,7 +14,12 @@ use libcontainer::oci_spec::runtime::{Process, Spec};
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
 use nix::errno::Errno;
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
+use serde::Deserialize;
 
+use super::identity::{assume_identity, gains_nothing, install_filter, with_user};
+use super::init::supervise;
+use super::room::Room;
+use super::user::home_of;
 use super::{Failure, Kind};
 
 /// Where programs are looked for when a process has no PATH.
@@ -27,13 +33,68 @@ const MARK_END: char = '\u{1}';
 
 /// libcontainer's hook for what happens in place of its own execvp.
 #[derive(Clone)]
-pub struct Program;
+pub struct Program {
+    room: Room,
+    process: Process,
+    /// The process as it stands once it has its identity.
+    ready: RefCell<Option<Process>>,
+}
+
+impl Program {
+    /// The first process of a container.
+    pub fn new(room: Room) -> Result<Self, Failure> {
+        let process = parse(&room.process)?;
+        let ready = RefCell::new(None);
+        Ok(Self { room, process, ready })
+    }
+
+    /// Its process object.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    fn prepare(&self) -> Result<(), Failure> {
+        self.room.settle()?;
+        let process = with_user(self.process.clone(), &self.room.identity)?;
+        if process.terminal().unwrap_or(false) {
+            // Its user owns its terminal. One that may not be given away works all the same.
+            let _ = nix::unistd::fchown(0, Some(process.user().uid().into()), None);
+        }
+        assume_identity(&process, &self.room.identity)?;
+        find(&process)?;
+        self.ready.replace(Some(process));
+        Ok(())
+    }
+
+    fn run(&self) -> Result<Infallible, Failure> {
+        let process = self.ready.take().ok_or_else(no_arguments)?;
+        if gains_nothing(&process) {
+            install_filter(&self.room.identity)?;
+        }
+        if self.room.init {
+            supervise(&process)
+        } else {
+            become_program(&process)
+        }
+    }
+}
+
+/// A process object from JSON.
+pub fn parse(json: &serde_json::Value) -> Result<Process, Failure> {
+    Process::deserialize(json).map_err(|error| {
+        Failure::new(
+            Kind::Invalid,
+            format!("the process object is not one of OCI's: {error}"),
+        )
+    })
+}
 
 impl Executor for Program {
-    fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
-        let process = spec.process().as_ref();
-        let found = process.map_or_else(|| Err(no_arguments()), |process| find(process).map(drop));
-        found.map_err(|failure| ExecutorValidationError::ArgValidationError(mark(&failure)))
+    /// libcontainer is done, and the container's root is this process's: the last
+    /// moment at which a failure is an error of Create.
+    fn validate(&self, _: &Spec) -> Result<(), ExecutorValidationError> {
+        self.prepare()
+            .map_err(|failure| ExecutorValidationError::ArgValidationError(mark(&failure)))
     }
 
     fn setup_envs(&self, _: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
@@ -41,16 +102,17 @@ impl Executor for Program {
         Ok(())
     }
 
-    fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
-        let Some(process) = spec.process() else {
-            return Err(ExecutorError::InvalidArg);
-        };
-        let Err(failure) = become_program(process);
-        // The container was created already: nobody is left to tell but the
-        // reader of its stderr, and whoever waits for its exit code.
-        eprintln!("{}", failure.message);
-        std::process::exit(if failure.kind == Kind::Missing { 127 } else { 126 })
+    fn exec(&self, _: &Spec) -> Result<(), ExecutorError> {
+        let Err(failure) = self.run();
+        refuse(&failure)
     }
+}
+
+/// Ends a process whose container was created already: nobody is left to tell
+/// but the reader of its stderr, and whoever waits for its exit code.
+pub fn refuse(failure: &Failure) -> ! {
+    eprintln!("{}", failure.message);
+    std::process::exit(if failure.kind == Kind::Missing { 127 } else { 126 })
 }
 
 /// A failure in libcontainer's words: ours, if it carries one.
@@ -170,22 +232,6 @@ fn refused(path: &Path, errno: Errno) -> Failure {
             format!("cannot execute '{shown}' in the container: {}", errno.desc()),
         ),
     }
-}
-
-/// The home folder that the container's /etc/passwd names.
-fn home_of(uid: u32) -> Option<String> {
-    // 1 MiB is 10,000 users; the file is the container's.
-    let file = std::fs::File::open("/etc/passwd").ok()?;
-    let mut text = String::new();
-    io::Read::read_to_string(&mut io::Read::take(file, 1 << 20), &mut text).ok()?;
-    let entry = text
-        .lines()
-        .find(|line| line.split(':').nth(2) == Some(&uid.to_string()))?;
-    entry
-        .split(':')
-        .nth(5)
-        .filter(|home| home.starts_with('/'))
-        .map(str::to_owned)
 }
 
 /// A Rust program ignores SIGPIPE, PID 1 blocks what it waits for, and whoever

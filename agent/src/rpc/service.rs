@@ -10,8 +10,10 @@ use ttrpc::TtrpcContext;
 
 use super::Power;
 use crate::containers::Containers;
+use crate::copy;
 use crate::error::invalid;
 use crate::guest;
+use crate::network;
 use crate::streams::Size;
 use crate::sys::Deadline;
 
@@ -181,6 +183,45 @@ impl v1::Agent for Service {
             .get(&request.id)?
             .process(&request.exec_id)?
             .resize(size)?;
+        empty()
+    }
+
+    fn update(&self, _: &TtrpcContext, request: v1::UpdateRequest) -> Answer<v1::Empty> {
+        self.containers.get(&request.id)?.update(&request.resources)?;
+        empty()
+    }
+
+    fn configure_network(
+        &self,
+        context: &TtrpcContext,
+        request: v1::ConfigureNetworkRequest,
+    ) -> Answer<v1::Empty> {
+        network::configure(&self.containers, &request, deadline(context))?;
+        empty()
+    }
+
+    fn dial(&self, context: &TtrpcContext, request: v1::DialRequest) -> Answer<v1::Empty> {
+        network::dial(&self.containers, &request, deadline(context))?;
+        empty()
+    }
+
+    fn stat_path(
+        &self,
+        context: &TtrpcContext,
+        request: v1::StatPathRequest,
+    ) -> Answer<v1::StatPathResponse> {
+        Ok(copy::stat_path(&self.containers, &request, deadline(context))?)
+    }
+
+    fn copy_in(&self, context: &TtrpcContext, request: v1::CopyInRequest) -> Answer<v1::Empty> {
+        let deadline = timeout(context).map_or(Deadline::NONE, Deadline::after);
+        copy::copy_in(&self.containers, &request, deadline)?;
+        empty()
+    }
+
+    fn copy_out(&self, context: &TtrpcContext, request: v1::CopyOutRequest) -> Answer<v1::Empty> {
+        let deadline = timeout(context).map_or(Deadline::NONE, Deadline::after);
+        copy::copy_out(&self.containers, &request, deadline)?;
         empty()
     }
 }

@@ -82,6 +82,14 @@ impl Ticket {
         self.sender.clone()
     }
 
+    /// Waits for the connection, for at most a time.
+    pub fn connection(&self, wait: std::time::Duration) -> Option<OwnedFd> {
+        match self.receiver.recv_timeout(wait) {
+            Ok(Event::Connected(connection)) => Some(connection),
+            _ => None,
+        }
+    }
+
     /// The next event.
     pub fn receiver(&self) -> &Receiver<Event> {
         &self.receiver

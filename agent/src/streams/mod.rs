@@ -22,7 +22,7 @@ use koya_proto::stream::{self, HEADER_LEN};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 
-pub use broker::Broker;
+pub use broker::{Broker, Event, Ticket};
 pub use console::Console;
 pub use stdio::{ChildEnds, Size, Stdio, Streams};
 

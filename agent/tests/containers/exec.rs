@@ -147,7 +147,7 @@ fn many_at_once_all_answer() {
     let place = Place::new();
     place.sleeper("room");
     std::thread::scope(|scope| {
-        let answers: Vec<_> = (0..40)
+        let answers: Vec<_> = (0..200)
             .map(|number| {
                 let place = &place;
                 scope.spawn(move || {

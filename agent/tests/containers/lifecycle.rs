@@ -149,3 +149,21 @@ fn an_ended_agent_leaves_nothing() {
     }
     assert!(!place.cgroup("").exists());
 }
+
+#[test]
+fn many_containers_come_and_go_at_once() {
+    let place = Place::new();
+    std::thread::scope(|scope| {
+        for room in 0..4 {
+            let place = &place;
+            scope.spawn(move || {
+                for round in 0..8 {
+                    let id = format!("room-{room}-{round}");
+                    assert_eq!(place.run(&id, &shell(&format!("exit {room}"))).0, room);
+                    place.assert_no_folder(&id);
+                }
+            });
+        }
+    });
+    assert!(place.client.list().unwrap().is_empty());
+}

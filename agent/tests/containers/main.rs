@@ -12,10 +12,16 @@
     clippy::unwrap_used
 )]
 
+mod copy;
 mod exec;
+mod files;
 mod lifecycle;
+mod limits;
+mod network;
 mod place;
 mod refusals;
+mod security;
 mod streams;
+mod system;
 mod terminal;
 mod user_namespace;

@@ -30,6 +30,15 @@ static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 impl Place {
     pub fn new() -> Self {
+        Self::on(root_folder())
+    }
+
+    /// With a root folder for containers that have user namespaces.
+    pub fn mapped() -> Self {
+        Self::on(mapped_root())
+    }
+
+    fn on(root: &str) -> Self {
         assert!(
             Path::new("/sys/fs/cgroup/cgroup.controllers").exists(),
             "these tests need a cgroup v2 tree at /sys/fs/cgroup; run them in tests/host/kvm-host"
@@ -48,12 +57,11 @@ impl Place {
             .unwrap();
         assert!(line.starts_with("koya-agent: ready"), "{line:?}");
         let client = connect(UnixStream::connect(folder.join(RPC_SOCKET)).unwrap()).unwrap();
-        let root = root_folder().to_owned();
         Self {
             agent,
             folder,
             client,
-            root,
+            root: root.to_owned(),
         }
     }
 
@@ -148,6 +156,14 @@ impl Place {
 
     /// Nothing of a container is left anywhere.
     pub fn assert_gone(&self, id: &str) {
+        self.assert_no_folder(id);
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let folder = self.folder.to_str().unwrap();
+        assert!(!mounts.contains(folder), "mounts below {folder}:\n{mounts}");
+    }
+
+    /// No cgroup or folder has this container's name; others may be there.
+    pub fn assert_no_folder(&self, id: &str) {
         assert!(!self.cgroup(id).exists(), "cgroup of {id}");
         assert!(
             !self.folder.join("state/bundles").join(id).exists(),
@@ -157,9 +173,6 @@ impl Place {
             !self.folder.join("state/runtime").join(id).exists(),
             "runtime state of {id}"
         );
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let folder = self.folder.to_str().unwrap();
-        assert!(!mounts.contains(folder), "mounts below {folder}:\n{mounts}");
     }
 }
 
@@ -243,23 +256,55 @@ pub fn shell(script: &str) -> Value {
 /// busybox with its names, made once for all tests.
 fn root_folder() -> &'static str {
     static ROOT: OnceLock<String> = OnceLock::new();
+    ROOT.get_or_init(|| make_root("root"))
+}
+
+/// First user of the guest that belongs to the container of [`mapped`].
+const FIRST_USER: u32 = 100_000;
+
+/// The same, owned by the root of a container with a user namespace.
+pub fn mapped_root() -> &'static str {
+    static ROOT: OnceLock<String> = OnceLock::new();
     ROOT.get_or_init(|| {
-        let root = std::env::temp_dir().join(format!("koya-agent-root-{}", std::process::id()));
-        for folder in ["bin", "dev", "proc", "sys", "tmp", "etc"] {
-            fs::create_dir_all(root.join(folder)).unwrap();
-        }
-        fs::copy("/bin/busybox", root.join("bin/busybox")).expect("a static /bin/busybox");
-        let install = Command::new("chroot")
-            .arg(&root)
-            .args(["/bin/busybox", "--install", "-s", "/bin"])
-            .status();
-        assert!(install.unwrap().success());
-        fs::write(
-            root.join("etc/passwd"),
-            "root:x:0:0::/root:/bin/sh\nada:x:1000:1000::/home/ada:/bin/sh\n",
-        )
-        .unwrap();
-        fs::write(root.join("etc/text"), "not a program\n").unwrap();
-        root.to_str().unwrap().to_owned()
+        let root = make_root("mapped-root");
+        let owner = format!("{FIRST_USER}:{FIRST_USER}");
+        let status = Command::new("chown").args(["-hR", &owner, &root]).status();
+        assert!(status.unwrap().success());
+        root
     })
+}
+
+/// A configuration with a user namespace.
+pub fn mapped(mut config: Value) -> Value {
+    let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
+    namespaces.push(json!({ "type": "user" }));
+    let mapping = json!([{ "containerID": 0, "hostID": FIRST_USER, "size": 65_536 }]);
+    config["linux"]["uidMappings"] = mapping.clone();
+    config["linux"]["gidMappings"] = mapping;
+    config
+}
+
+fn make_root(name: &str) -> String {
+    let root = std::env::temp_dir().join(format!("koya-agent-{name}-{}", std::process::id()));
+    for folder in ["bin", "dev", "proc", "sys", "tmp", "etc"] {
+        fs::create_dir_all(root.join(folder)).unwrap();
+    }
+    fs::copy("/bin/busybox", root.join("bin/busybox")).expect("a static /bin/busybox");
+    let install = Command::new("chroot")
+        .arg(&root)
+        .args(["/bin/busybox", "--install", "-s", "/bin"])
+        .status();
+    assert!(install.unwrap().success());
+    fs::write(
+        root.join("etc/passwd"),
+        "root:x:0:0::/root:/bin/sh\nada:x:1000:1000::/home/ada:/bin/sh\n",
+    )
+    .unwrap();
+    fs::write(
+        root.join("etc/group"),
+        "root:x:0:\nlog:x:7:ada\nusers:x:100:ada\nada:x:1000:\n",
+    )
+    .unwrap();
+    fs::write(root.join("etc/text"), "not a program\n").unwrap();
+    root.to_str().unwrap().to_owned()
 }

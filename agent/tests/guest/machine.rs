@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use koya_proto::client::{AgentClient, connect};
@@ -23,20 +24,32 @@ pub struct Machine {
 
 impl Machine {
     pub fn boot() -> Self {
-        let folder = std::env::temp_dir().join(format!("koya-agent-guest-{}", std::process::id()));
+        Self::boot_with(256, &[])
+    }
+
+    /// With an amount of memory in MiB, and read-only disks by their serials.
+    pub fn boot_with(memory: u32, disks: &[(&str, &Path)]) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let folder = std::env::temp_dir().join(format!("koya-agent-guest-{}-{number}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
         fs::write(path("init.cpio"), initial_disk()).unwrap();
         make_layer(&folder);
         make_disk(&path("scratch"), None);
-        let drive = |name: &str, read_only: bool| json!({ "drive_id": name, "path_on_host": path(name), "is_root_device": false, "is_read_only": read_only });
+        let drive = |name: &str, file: &Path, read_only: bool| json!({ "drive_id": name, "path_on_host": file, "is_root_device": false, "is_read_only": read_only });
+        let mut drives = vec![
+            drive("scratch", &folder.join("scratch"), false),
+            drive("layer", &folder.join("layer"), true),
+        ];
+        drives.extend(disks.iter().map(|(serial, file)| drive(serial, file, true)));
         let arguments = "console=ttyS0 reboot=k panic=-1 quiet koya.hostname=hut";
         let config = json!({
             "boot-source": {
                 "kernel_image_path": variable("KOYA_KERNEL"), "initrd_path": path("init.cpio"), "boot_args": arguments,
             },
-            "machine-config": { "vcpu_count": 1, "mem_size_mib": 256 },
-            "drives": [drive("scratch", false), drive("layer", true)],
+            "machine-config": { "vcpu_count": 1, "mem_size_mib": memory },
+            "drives": drives,
             "vsock": { "guest_cid": 3, "uds_path": path("vsock") },
         });
         fs::write(path("vm.json"), config.to_string()).unwrap();
@@ -103,7 +116,7 @@ impl Drop for Machine {
     }
 }
 
-fn variable(name: &str) -> String {
+pub fn variable(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set; see the top of this test's main.rs"))
 }
 

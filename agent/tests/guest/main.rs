@@ -2,8 +2,8 @@
 //! but the agent (as /init), and disks for its containers.
 //!
 //! Needs a KVM host on which stock kernels run, as root, and says where things
-//! are by KOYA_VMM (a koya-vmm) and KOYA_KERNEL (a vmlinux). It fails where one
-//! of them is missing.
+//! are by KOYA_VMM (a koya-vmm), KOYA_KERNEL (a vmlinux) and KOYA_DISK_SYSTEMD (an
+//! ext4 of Debian with systemd). It fails where one of them is missing.
 
 #![allow(
     clippy::arithmetic_side_effects,
@@ -14,6 +14,7 @@
 )]
 
 mod machine;
+mod system;
 
 use std::io::Read;
 use std::time::{Duration, SystemTime};

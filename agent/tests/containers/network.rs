@@ -1,0 +1,183 @@
+//! Networks of containers. A veth plays the guest's network card, in a network of the test's own.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use koya_proto::stream::Token;
+use koya_proto::v1::{ConfigureNetworkRequest, DialRequest, Interface, Neighbour, Route};
+
+use crate::place::{LONG, Place, output, process, shell};
+
+const MAC: [u8; 6] = [2, 0, 0, 0, 5, 2];
+
+fn run(line: &str) {
+    let mut words = line.split(' ');
+    let status = Command::new(words.next().unwrap()).args(words).status().unwrap();
+    assert!(status.success(), "{line}");
+}
+
+/// An agent in a network where a card is, and what it is joined to.
+fn place_with_card() -> Place {
+    // SAFETY: the call takes flags only, and changes what this thread sees of the system, no memory.
+    let result = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+    run("ip link add card type veth peer name far");
+    run("ip link set card address 02:00:00:00:05:02");
+    run("ip address add 10.5.0.1/24 dev far");
+    run("ip link set far up");
+    run("ip link set lo up");
+    Place::new()
+}
+
+fn wanted(id: &str) -> ConfigureNetworkRequest {
+    ConfigureNetworkRequest {
+        id: id.into(),
+        interfaces: vec![Interface {
+            mac: MAC.to_vec(),
+            name: "eth0".into(),
+            mtu: 1400,
+            addresses: vec!["10.5.0.2/24".into()],
+            ..Default::default()
+        }],
+        routes: vec![
+            Route {
+                destination: "0.0.0.0/0".into(),
+                gateway: "10.6.0.1".into(),
+                metric: 7,
+                ..Default::default()
+            },
+            Route {
+                destination: "10.6.0.0/16".into(),
+                interface: "eth0".into(),
+                source: "10.5.0.2".into(),
+                ..Default::default()
+            },
+        ],
+        neighbours: vec![Neighbour {
+            address: "10.5.0.9".into(),
+            mac: vec![2, 0, 0, 0, 5, 9],
+            interface: "eth0".into(),
+            ..Default::default()
+        }],
+        ..Default::default()
+    }
+}
+
+#[test]
+fn a_container_gets_the_card_with_all_that_belongs_to_it() {
+    let place = place_with_card();
+    let script = "ip -o link; ip -o -4 address; ip route; cat /proc/net/arp; nc 10.5.0.1 7000";
+    let mut request = place.request("web", &shell(script));
+    let (stdio, out) = output();
+    request.stdio = Some(stdio).into();
+    place.client.create(request).unwrap();
+    place.client.configure_network(&wanted("web")).unwrap();
+    // Again: nothing changes.
+    place.client.configure_network(&wanted("web")).unwrap();
+    let listener = TcpListener::bind("10.5.0.1:7000").unwrap();
+    let mut stream = place.stream(out);
+    place.client.start("web").unwrap();
+    listener
+        .accept()
+        .unwrap()
+        .0
+        .write_all(b"word from afar\n")
+        .unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    place.client.wait(&"web".into(), Some(LONG)).unwrap();
+    for part in [
+        "lo: <LOOPBACK,UP",
+        "eth0@",
+        "mtu 1400",
+        "02:00:00:00:05:02",
+        "inet 10.5.0.2/24 brd 10.5.0.255",
+        "default via 10.6.0.1 dev eth0  metric 7",
+        "10.6.0.0/16 dev eth0 scope link  src 10.5.0.2",
+        "02:00:00:00:05:09",
+        "word from afar",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in\n{text}");
+    }
+    place.client.delete("web", false).unwrap();
+    place.assert_gone("web");
+}
+
+#[test]
+fn what_cannot_be_had_is_named() {
+    let place = place_with_card();
+    let refused =
+        |request: &ConfigureNetworkRequest| place.client.configure_network(request).unwrap_err().to_string();
+    assert!(refused(&wanted("nobody")).contains("nobody"));
+    place.sleeper("web");
+    let mut other = wanted("web");
+    other.interfaces[0].mac = vec![2, 0, 0, 0, 5, 0xee];
+    let start = Instant::now();
+    assert!(refused(&other).contains("02:00:00:00:05:ee"));
+    assert!(start.elapsed() < Duration::from_secs(20));
+    let mut lost = wanted("web");
+    lost.routes[1].interface = "eth7".into();
+    assert!(refused(&lost).contains("eth7"));
+    let mut unreachable = wanted("web");
+    unreachable.routes.pop();
+    assert!(refused(&unreachable).contains("route to 0.0.0.0/0"));
+}
+
+fn dial(place: &Place, id: &str, port: u32) -> Result<std::os::unix::net::UnixStream, String> {
+    let token = Token::random().unwrap();
+    let request = DialRequest {
+        id: id.into(),
+        port,
+        stream: token.to_field(),
+        ..Default::default()
+    };
+    place.client.dial(&request).map_err(|error| error.to_string())?;
+    Ok(place.stream(token))
+}
+
+#[test]
+fn a_port_of_the_loopback_device_is_dialled() {
+    let place = Place::new();
+    place.sleeper("web");
+    place
+        .client
+        .configure_network(&ConfigureNetworkRequest {
+            id: "web".into(),
+            ..Default::default()
+        })
+        .unwrap();
+    assert!(
+        dial(&place, "web", 7)
+            .unwrap_err()
+            .contains("nothing listens on port 7")
+    );
+    assert!(dial(&place, "web", 70_000).unwrap_err().contains("70000"));
+    assert!(dial(&place, "lost", 7).unwrap_err().contains("lost"));
+    let server = process(&["nc", "-ll", "-p", "7", "-e", "cat"]);
+    let request = crate::place::exec_request("web", "echo", &server, Default::default());
+    place.client.exec(request).unwrap();
+    let start = Instant::now();
+    let stream = loop {
+        match dial(&place, "web", 7) {
+            Ok(stream) => break stream,
+            Err(error) => assert!(start.elapsed() < LONG, "{error}"),
+        }
+    };
+    let sent: Vec<u8> = (0..1 << 20).map(|number: u32| number.to_le_bytes()[1]).collect();
+    let (mut writing, copy) = (stream.try_clone().unwrap(), sent.clone());
+    let writer = std::thread::spawn(move || {
+        writing.write_all(&copy).unwrap();
+        writing.shutdown(Shutdown::Write).unwrap();
+    });
+    let mut received = Vec::new();
+    (&stream).read_to_end(&mut received).unwrap();
+    writer.join().unwrap();
+    assert!(received == sent, "{} bytes came back", received.len());
+    // One that nobody closes ends with the container.
+    let mut idle = dial(&place, "web", 7).unwrap();
+    place.client.delete("web", true).unwrap();
+    assert_eq!(idle.read(&mut [0; 1]).unwrap(), 0);
+    place.assert_gone("web");
+}
