@@ -7,9 +7,12 @@ use std::path::PathBuf;
 use koya_image::ImageError;
 use koya_proto::client::ClientError;
 use koya_proto::error::ErrorKind;
+use koya_sandbox::copy::CopyError;
 use koya_sandbox::monitor::{MonitorError, ServeError};
+use koya_sandbox::network::{AddressError, NetworkError};
 use koya_sandbox::parts::PartsError;
 use koya_sandbox::state::StateError;
+use koya_sandbox::volumes::VolumeSyntaxError;
 
 use crate::template::TemplateError;
 
@@ -69,6 +72,27 @@ pub enum CliError {
     /// Neither the image nor the user says what to run.
     #[error("no command specified: the image has none, so give one behind its name")]
     NoCommand,
+    /// A network that is somebody else's.
+    #[error("--network {0}: a microVM has its own network; give the name of one (koya network ls), or none")]
+    ForeignNetwork(String),
+    /// A network.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// A range of addresses.
+    #[error(transparent)]
+    Address(#[from] AddressError),
+    /// A volume's words.
+    #[error(transparent)]
+    Volume(#[from] VolumeSyntaxError),
+    /// A volume's source.
+    #[error("volume {0:?}: no such file or folder")]
+    NoSource(PathBuf),
+    /// Copying.
+    #[error(transparent)]
+    Copy(#[from] CopyError),
+    /// Copying within a container, or past all.
+    #[error("copy between a container and the host: one of both is CONTAINER:PATH")]
+    CopyEnds,
     /// A file of variables.
     #[error("cannot read the variables in {0:?}")]
     EnvFile(PathBuf, #[source] io::Error),

@@ -1,12 +1,13 @@
 //! Where `koya` keeps things: images, containers, and what all sandboxes share.
 
 use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use koya_image::Store;
 use koya_proto::RPC_PORT;
 use koya_proto::client::{self, AgentClient};
 use koya_sandbox::hybrid;
+use koya_sandbox::network::Networks;
 use koya_sandbox::state::{Container, Records, Status};
 
 use crate::error::CliError;
@@ -58,6 +59,19 @@ impl Home {
     /// [`CliError::State`]
     pub fn records(&self) -> Result<Records, CliError> {
         Ok(Records::at(&self.folder)?)
+    }
+
+    /// The networks.
+    ///
+    /// # Errors
+    /// [`CliError::Network`]
+    pub fn networks(&self) -> Result<Networks, CliError> {
+        Ok(Networks::at(&self.folder)?)
+    }
+
+    /// Where all of it is.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// What all sandboxes share.

@@ -4,10 +4,10 @@ use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use koya_image::{Event, Image, Source, Store};
+use koya_image::{Event, Image, ImageError, Progress, PullOptions, Reference, Source, Store};
 use serde_json::json;
 
-use crate::args::{ListArgs, LoadArgs, NamesArgs};
+use crate::args::{ListArgs, LoadArgs, NamesArgs, PullArgs};
 use crate::error::CliError;
 use crate::home::Home;
 use crate::list::ago;
@@ -17,19 +17,59 @@ use crate::size;
 /// Digits of an id that a table shows.
 const SHOWN_ID: usize = 12;
 
-/// The image that a command line names; a file or folder is loaded first, with a bar on a terminal.
+/// The image that a command line names; a file or folder is loaded first, and one that is missing is pulled if `pull`
+/// allows it, with a bar on a terminal.
 ///
 /// # Errors
 /// [`CliError::Image`]
-pub fn find_or_load(store: &Store, text: &str) -> Result<Image, CliError> {
+pub fn find_or_fetch(store: &Store, text: &str, pull: &str) -> Result<Image, CliError> {
     let source = Source::parse(text)?;
+    let Source::Reference(reference) = &source else {
+        return with_bar(|progress| store.load(&source, progress));
+    };
+    let found = match pull {
+        "always" => Err(ImageError::NotFound(text.to_owned())),
+        _ => store.find(text),
+    };
+    match found {
+        Err(ImageError::NotFound(_)) if pull != "never" => pull_one(store, reference),
+        found => Ok(found?),
+    }
+}
+
+fn pull_one(store: &Store, reference: &Reference) -> Result<Image, CliError> {
+    with_bar(|progress| store.pull(reference, &PullOptions::default(), progress))
+}
+
+/// Does something that takes its time, with a bar on a terminal.
+fn with_bar<T>(work: impl FnOnce(&mut dyn Progress) -> Result<T, ImageError>) -> Result<T, CliError> {
     if !io::stderr().is_terminal() {
-        return Ok(store.load(&source, &mut koya_image::Quiet)?);
+        return Ok(work(&mut koya_image::Quiet)?);
     }
     let bar = ProgressBar::no_length();
-    let result = store.load(&source, &mut |event: Event<'_>| show(&bar, event));
+    let result = work(&mut |event: Event<'_>| show(&bar, event));
     bar.finish_and_clear();
     Ok(result?)
+}
+
+/// `koya pull`
+///
+/// # Errors
+/// [`CliError::Image`]
+pub fn pull(args: &PullArgs) -> Result<ExitCode, CliError> {
+    let store = Home::find()?.images()?;
+    let wrong = |source| ImageError::Reference {
+        text: args.image.clone(),
+        source,
+    };
+    let reference: Reference = args.image.parse().map_err(wrong)?;
+    let image = pull_one(&store, &reference)?;
+    if args.quiet {
+        crate::print(&image.id().to_string())?;
+    } else {
+        crate::print(&reference.to_string())?;
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Draws what loading an image tells.
@@ -46,6 +86,12 @@ fn show(bar: &ProgressBar, event: Event<'_>) {
             bar.set_message("loading");
         }
         Event::Waiting => bar.set_message("waiting for another load of the same image"),
+        Event::Downloading { total, .. } => {
+            bar.set_length(total);
+            bar.set_message("pulling");
+        }
+        Event::Downloaded { done } => bar.set_position(done),
+        Event::Retry { reason, .. } => bar.set_message(format!("trying again: {reason}")),
         Event::Read { done } => bar.set_position(done),
         Event::Finishing => bar.set_message("finishing"),
         _ => {}
@@ -58,11 +104,13 @@ fn show(bar: &ProgressBar, event: Event<'_>) {
 /// [`CliError::Image`]
 pub fn load(args: &LoadArgs) -> Result<ExitCode, CliError> {
     let store = Home::find()?.images()?;
-    let image = find_or_load(&store, &args.input)?;
-    if args.quiet {
-        crate::print(&image.id().to_string())?;
-    } else {
-        crate::print(&format!("Loaded image: {}", name(&image)))?;
+    let source = Source::parse(&args.input)?;
+    for image in with_bar(|progress| store.load_all(&source, progress))? {
+        if args.quiet {
+            crate::print(&image.id().to_string())?;
+        } else {
+            crate::print(&format!("Loaded image: {}", name(&image)))?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -87,7 +135,7 @@ pub fn list(args: &ListArgs) -> Result<ExitCode, CliError> {
     let lines: Vec<_> = images
         .iter()
         .map(|image| {
-            let names = image.names().iter().map(koya_image::Reference::familiar);
+            let names = image.names().iter().map(Reference::familiar);
             json!({
                 "Image": name(image),
                 "ID": id(image),

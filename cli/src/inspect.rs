@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use koya_sandbox::network::Networks;
 use koya_sandbox::state::{Container, Records, Status};
 use serde_json::{Value, json};
 
@@ -18,12 +19,13 @@ use crate::template::Template;
 pub fn inspect(args: &InspectArgs) -> Result<ExitCode, CliError> {
     let template = args.format.as_deref().filter(|&format| format != "json");
     let template = template.map(Template::parse).transpose()?;
-    let records = Home::find()?.records()?;
+    let home = Home::find()?;
+    let (records, networks) = (home.records()?, home.networks()?);
     let mut code = ExitCode::SUCCESS;
     let mut all = Vec::new();
     for name in &args.containers {
         match records.find(name) {
-            Ok(container) => all.push(describe(&records, &container)),
+            Ok(container) => all.push(describe(&records, &networks, &container)),
             Err(error) => {
                 crate::complain(&error.into());
                 code = ExitCode::FAILURE;
@@ -41,7 +43,7 @@ pub fn inspect(args: &InspectArgs) -> Result<ExitCode, CliError> {
     Ok(code)
 }
 
-fn describe(records: &Records, container: &Container) -> Value {
+fn describe(records: &Records, networks: &Networks, container: &Container) -> Value {
     let settings = &container.settings;
     let spec = &settings.spec;
     let process = &spec.process;
@@ -87,7 +89,8 @@ fn describe(records: &Records, container: &Container) -> Value {
             "LogConfig": { "MaxSize": settings.log.max_size, "MaxFiles": settings.log.max_files },
         },
         "System": process.system,
-        "Mounts": spec.mounts,
+        "Mounts": settings.volumes,
+        "NetworkSettings": network(networks, container),
         "Vm": vm.as_ref().map(|vm| json!({
             "Id": vm.id,
             "Vcpus": vm.settings.vcpus,
@@ -97,6 +100,26 @@ fn describe(records: &Records, container: &Container) -> Value {
             "Pid": vm.vmm_pid.filter(|_| container.is_active()),
             "MonitorPid": vm.monitor_pid.filter(|_| container.is_active()),
         })),
+    })
+}
+
+fn network(networks: &Networks, container: &Container) -> Value {
+    let Some(attached) = networks.attached(&container.id).ok().flatten() else {
+        return json!({ "IPAddress": "", "Ports": [], "Networks": {} });
+    };
+    let links = attached.links.iter().map(|link| {
+        let link_value = json!({
+            "Interface": link.name,
+            "MacAddress": link.mac,
+            "Addresses": link.addresses,
+            "Gateways": link.gateways,
+        });
+        (link.network.clone(), link_value)
+    });
+    json!({
+        "IPAddress": attached.address(),
+        "Ports": attached.ports.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "Networks": links.collect::<serde_json::Map<_, _>>(),
     })
 }
 

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
+use koya_sandbox::network::Networks;
 use koya_sandbox::state::{Container, Status, now};
 use serde_json::{Value, json};
 
@@ -24,7 +25,8 @@ pub fn ps(args: &PsArgs) -> Result<ExitCode, CliError> {
     let form = Form::parse(&args.list.format)?;
     let filters = args.filter.iter().map(|text| Filter::parse(text));
     let filters = filters.collect::<Result<Vec<_>, _>>()?;
-    let mut all = Home::find()?.records()?.list()?;
+    let home = Home::find()?;
+    let mut all = home.records()?.list()?;
     let by_status = filters
         .iter()
         .any(|filter| matches!(filter.key.as_str(), "status" | "exited"));
@@ -39,9 +41,10 @@ pub fn ps(args: &PsArgs) -> Result<ExitCode, CliError> {
         }
         return Ok(ExitCode::SUCCESS);
     }
+    let networks = home.networks()?;
     let lines: Vec<_> = all
         .iter()
-        .map(|container| line(container, args.list.no_trunc))
+        .map(|container| line(container, &ports(&networks, container), args.list.no_trunc))
         .collect();
     let columns = [
         ("CONTAINER ID", "ID"),
@@ -62,7 +65,7 @@ fn is_up(container: &Container) -> bool {
 }
 
 /// A container as a list tells of it, in docker's words.
-fn line(container: &Container, whole: bool) -> Value {
+fn line(container: &Container, ports: &str, whole: bool) -> Value {
     let settings = &container.settings;
     let labels: Vec<_> = settings
         .labels
@@ -78,11 +81,21 @@ fn line(container: &Container, whole: bool) -> Value {
         "RunningFor": ago(container.created),
         "State": word(container.status),
         "Status": status(container),
-        "Ports": "",
+        "Ports": ports,
         "Labels": printable(&labels.join(",")),
         "VM": container.vm,
         "Names": container.name,
     })
+}
+
+/// Where the host's ports lead into a container that runs.
+fn ports(networks: &Networks, container: &Container) -> String {
+    if !is_up(container) {
+        return String::new();
+    }
+    let attached = networks.attached(&container.id).ok().flatten();
+    let ports = attached.iter().flat_map(|attached| &attached.ports).map(ToString::to_string);
+    ports.collect::<Vec<_>>().join(", ")
 }
 
 /// A status in docker's word.

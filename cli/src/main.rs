@@ -2,6 +2,7 @@
 
 mod args;
 mod attach;
+mod copy;
 mod error;
 mod exec;
 mod home;
@@ -11,6 +12,7 @@ mod lifecycle;
 mod limits;
 mod list;
 mod logs;
+mod network;
 mod run;
 mod settings;
 mod show;
@@ -61,6 +63,9 @@ fn main() -> ExitCode {
         Command::Rm(args) => lifecycle::rm(args),
         Command::Inspect(args) => inspect::inspect(args),
         Command::Stats(args) => stats::stats(args),
+        Command::Cp(args) => copy::cp(args),
+        Command::Network(command) => network::network(command),
+        Command::Pull(args) => images::pull(args),
         Command::Load(args) => images::load(args),
         Command::Images(args) => images::list(args),
         Command::Rmi(args) => images::rmi(args),

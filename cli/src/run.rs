@@ -37,7 +37,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
     let home = Home::find()?;
     let records = home.records()?;
     let (name, image) = image(&home, args)?;
-    let new = new_container(&records, args, &name, &image)?;
+    let new = new_container(&home, &records, args, &name, &image)?;
     let disk = home.images()?.disk(&image)?;
     let relay = Relay::start().map_err(CliError::Signals)?;
     let container = records.create(new)?;
@@ -60,7 +60,7 @@ pub fn create(args: &RunArgs) -> Result<ExitCode, CliError> {
     let home = Home::find()?;
     let records = home.records()?;
     let (name, image) = image(&home, args)?;
-    let container = records.create(new_container(&records, args, &name, &image)?)?;
+    let container = records.create(new_container(&home, &records, args, &name, &image)?)?;
     place_image(&records, &container, &home.images()?.disk(&image)?)?;
     crate::print(&container.id)?;
     Ok(ExitCode::SUCCESS)
@@ -181,25 +181,47 @@ fn follow(
 
 fn image(home: &Home, args: &RunArgs) -> Result<(String, Image), CliError> {
     let name = args.image();
-    let image = images::find_or_load(&home.images()?, &name)?;
+    let image = images::find_or_fetch(&home.images()?, &name, &args.pull)?;
     Ok((name, image))
 }
 
 fn new_container(
+    home: &Home,
     records: &Records,
     args: &RunArgs,
     name: &str,
     image: &Image,
 ) -> Result<NewContainer, CliError> {
+    let mut settings = settings::settings(args, name, image, home.folder())?;
     let place = match &args.place.vm {
         Some(other) => Place::Vm(records.find(other)?.vm),
         None => Place::New(settings::vm(args)),
     };
-    Ok(NewContainer {
+    let cards = match &place {
+        Place::Vm(vm) => records.vm(vm).map_or(0, |vm| vm.settings.cards),
+        Place::New(vm) => vm.cards,
+    };
+    let mut new = NewContainer {
         name: args.name.clone(),
         place,
-        settings: settings::settings(args, name, image)?,
-    })
+        settings: settings.clone(),
+    };
+    if args.host.network.is_empty() && args.host.publish.is_empty() {
+        let missing = match cards {
+            0 => Some("the microVM was made without one".to_owned()),
+            _ => home.networks()?.unavailable().map(|error| error.to_string()),
+        };
+        if let Some(reason) = missing {
+            // Nobody asked for one: what works without shall work.
+            crate::warn(&format!("the container has no network: {reason}"));
+            settings.network.networks = vec!["none".to_owned()];
+            new.settings = settings;
+            if let Place::New(vm) = &mut new.place {
+                vm.cards = 0;
+            }
+        }
+    }
+    Ok(new)
 }
 
 /// Puts the disk of an image into a container's folder, so that the image may be removed meanwhile. Another file system

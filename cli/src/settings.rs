@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::fs;
+use std::path::Path;
 
 use koya_image::{Image, ImageConfig};
 use koya_sandbox::container::{ContainerSpec, Mount, ProcessSpec, Seccomp};
-use koya_sandbox::state::{LogSettings, Settings, VmSettings, new_id};
+use koya_sandbox::network::NetworkRequest;
+use koya_sandbox::state::{LogSettings, Settings, Vm, VmSettings, new_id};
+use koya_sandbox::volumes::Volume;
 
-use crate::args::{ProcessArgs, RightsArgs, RunArgs};
+use crate::args::{HostArgs, ProcessArgs, RightsArgs, RunArgs};
 use crate::error::CliError;
 use crate::{limits, signals, size};
 
@@ -29,7 +32,7 @@ const MAX_ENV_FILE: u64 = 1 << 20;
 ///
 /// # Errors
 /// [`CliError`], naming the option that is wrong.
-pub fn settings(args: &RunArgs, name: &str, image: &Image) -> Result<Settings, CliError> {
+pub fn settings(args: &RunArgs, name: &str, image: &Image, home: &Path) -> Result<Settings, CliError> {
     let config = image.config();
     let mut process = process(&args.process, command(args, config)?, config)?;
     process.system = args.system;
@@ -62,6 +65,8 @@ pub fn settings(args: &RunArgs, name: &str, image: &Image) -> Result<Settings, C
         spec,
         user: user(&args.process, config),
         init: args.init,
+        network: network(&args.host)?,
+        volumes: volumes(&args.host, home)?,
         stop_signal,
         stop_timeout: args.stop_timeout,
         open_stdin: interactive || args.system,
@@ -82,7 +87,53 @@ pub fn vm(args: &RunArgs) -> VmSettings {
         memory_mib: place.vm_memory.map_or(memory, |bytes| bytes >> 20),
         storage: place.storage,
         rooms: place.rooms.into(),
+        cards: cards(args),
     }
+}
+
+/// How many network devices a microVM has: one for each container that it can hold, and one for each further network
+/// of the first.
+fn cards(args: &RunArgs) -> usize {
+    let networks = args.host.network.len();
+    if args.host.network == ["none"] {
+        return 0;
+    }
+    usize::from(args.place.rooms)
+        .saturating_add(networks.saturating_sub(1))
+        .min(Vm::MAX_CARDS)
+}
+
+fn network(args: &HostArgs) -> Result<NetworkRequest, CliError> {
+    if let Some(refused) = args.network.iter().find(|name| name.as_str() == "host" || name.contains(':')) {
+        return Err(CliError::ForeignNetwork(refused.clone()));
+    }
+    let hosts = args.add_host.iter().map(|text| {
+        let wrong = || CliError::Pair("--add-host", text.clone());
+        let (name, address) = text.split_once([':', '=']).ok_or_else(wrong)?;
+        Ok((name.to_owned(), address.parse().map_err(|_| wrong())?))
+    });
+    Ok(NetworkRequest {
+        networks: args.network.clone(),
+        ports: args.publish.clone(),
+        aliases: args.network_alias.clone(),
+        dns: args.dns.clone(),
+        dns_search: args.dns_search.clone(),
+        hosts: hosts.collect::<Result<_, CliError>>()?,
+        ..NetworkRequest::default()
+    })
+}
+
+fn volumes(args: &HostArgs, home: &Path) -> Result<Vec<Volume>, CliError> {
+    let current = env::current_dir()?;
+    let short = args.volume.iter().map(|text| Volume::parse(text, &current, home));
+    let long = args.mount.iter().map(|text| Volume::parse_mount(text, &current, home));
+    let volumes = short.chain(long).collect::<Result<Vec<_>, _>>()?;
+    for volume in volumes.iter().filter(|volume| !volume.named) {
+        if !volume.source.exists() {
+            return Err(CliError::NoSource(volume.source.clone()));
+        }
+    }
+    Ok(volumes)
 }
 
 /// What to run: the user's command behind the image's entry point, or the image's own.

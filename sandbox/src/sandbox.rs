@@ -15,6 +15,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use serde_json::json;
 
 use crate::hybrid;
+use crate::network::{Namespace, NamespaceError, VmNetwork};
 use crate::parts::{Parts, PartsError};
 use crate::tail::Tail;
 
@@ -66,6 +67,9 @@ pub enum StartError {
         /// The last line on the guest's console.
         last: String,
     },
+    /// Its network namespace cannot be used.
+    #[error(transparent)]
+    Namespace(#[from] NamespaceError),
     /// Nobody waits for it any more.
     #[error("whoever started it has left")]
     Abandoned,
@@ -105,6 +109,8 @@ pub struct SandboxSpec {
     pub disks: Vec<Disk>,
     /// What the guest sees of the host's folders, if it does.
     pub share: Option<Share>,
+    /// Its network devices and where they are, if it has any.
+    pub network: Option<VmNetwork>,
 }
 
 /// A microVM whose agent answers. Killed when it is dropped.
@@ -144,7 +150,7 @@ impl Sandbox {
                 _ => {}
             }
         }
-        let mut vmm = spawn(parts, folder)?;
+        let mut vmm = spawn(parts, folder, spec.network.as_ref())?;
         spawned(vmm.id());
         let console = vmm.stdout.take().map(Tail::of).unwrap_or_default();
         let said = vmm.stderr.take().map(Tail::of).unwrap_or_default();
@@ -221,17 +227,23 @@ fn vm_config(parts: &Parts, spec: &SandboxSpec, initramfs: &Path) -> Result<serd
         .iter()
         .map(|share| Ok(json!({ "folder_id": "share", "tag": share.tag, "socket": text(&share.socket)? })));
     let folders = folders.collect::<Result<Vec<_>, StartError>>()?;
+    let cards = spec.network.iter().flat_map(|network| &network.cards);
+    let cards: Vec<_> = cards
+        .map(|card| json!({ "iface_id": card.tap, "host_dev_name": card.tap, "guest_mac": card.mac }))
+        .collect();
     Ok(json!({
         "boot-source": { "kernel_image_path": kernel, "initrd_path": initramfs, "boot_args": BOOT_ARGS },
         "machine-config": { "vcpu_count": spec.vcpus, "mem_size_mib": spec.memory_mib },
         "drives": drives,
         "shared-folders": folders,
+        "network-interfaces": cards,
         "vsock": { "guest_cid": GUEST_CID, "uds_path": VSOCK },
         "entropy": {},
     }))
 }
 
-fn spawn(parts: &Parts, folder: &Path) -> Result<Child, StartError> {
+fn spawn(parts: &Parts, folder: &Path, network: Option<&VmNetwork>) -> Result<Child, StartError> {
+    let namespace = network.map(VmNetwork::namespace).transpose()?;
     let mut command = Command::new(&parts.vmm);
     command
         .args(["--api-sock", API, "--config-file", "vm.json"])
@@ -242,13 +254,13 @@ fn spawn(parts: &Parts, folder: &Path) -> Result<Child, StartError> {
         // Keys that interrupt whoever started it are not meant for it.
         .process_group(0);
     let parent = rustix::process::getpid();
-    // SAFETY: between fork and exec the closure makes two system calls and touches no memory.
+    // SAFETY: between fork and exec the closure makes three system calls and touches no memory.
     unsafe {
         command.pre_exec(move || {
             set_parent_process_death_signal(Some(Signal::KILL))?;
             // A parent that died before that gives no signal any more.
             match rustix::process::getppid() == Some(parent) {
-                true => Ok(()),
+                true => namespace.as_ref().map_or(Ok(()), Namespace::enter),
                 false => Err(io::ErrorKind::BrokenPipe.into()),
             }
         });
@@ -318,6 +330,7 @@ mod tests {
             memory_mib: 128,
             disks: Vec::new(),
             share: None,
+            network: None,
         };
         let error = Sandbox::start(&parts, &spec, &folder, &folder, || false, drop)
             .err()

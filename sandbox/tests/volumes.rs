@@ -63,6 +63,7 @@ impl House {
                 path: std::env::var_os("KOYA_DISK").expect("KOYA_DISK").into(),
                 read_only: true,
             }],
+            network: None,
             share: Some(volumes.share()),
         };
         let parts = Parts::find().unwrap();

@@ -5,7 +5,7 @@ mod run;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
-pub use run::{LimitArgs, ProcessArgs, RightsArgs, RunArgs};
+pub use run::{HostArgs, LimitArgs, ProcessArgs, RightsArgs, RunArgs};
 
 /// Containers in microVMs of their own, each with its own kernel.
 #[derive(Debug, Parser)]
@@ -54,7 +54,15 @@ pub enum Command {
     Inspect(InspectArgs),
     /// What running containers use
     Stats(StatsArgs),
-    /// Load an image from a file or folder
+    /// Copy files into a container, or out of it
+    #[command(visible_alias = "copy")]
+    Cp(CpArgs),
+    /// Networks
+    #[command(subcommand)]
+    Network(NetworkCommand),
+    /// Pull an image from its registry
+    Pull(PullArgs),
+    /// Load images from a file or folder
     Load(LoadArgs),
     /// List images
     Images(ListArgs),
@@ -240,6 +248,64 @@ pub struct LoadArgs {
     /// Say nothing but the image's id
     #[arg(short, long)]
     pub quiet: bool,
+}
+
+/// `koya cp`
+#[derive(Debug, Args)]
+pub struct CpArgs {
+    /// Copy what a link leads to, if the source is one
+    #[arg(short = 'L', long)]
+    pub follow_link: bool,
+    /// Keep owners
+    #[arg(short, long)]
+    pub archive: bool,
+    /// CONTAINER:PATH, a path of the host, or "-" for a tar on standard input
+    pub source: std::ffi::OsString,
+    /// A path of the host, CONTAINER:PATH, or "-" for a tar on standard output
+    pub target: std::ffi::OsString,
+}
+
+/// `koya pull`
+#[derive(Debug, Args)]
+pub struct PullArgs {
+    /// Say nothing but the image's id
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// As debian:12, ghcr.io/owner/image, localhost:5000/app@sha256:…
+    pub image: String,
+}
+
+/// `koya network`
+#[derive(Debug, Subcommand)]
+pub enum NetworkCommand {
+    /// Make a network
+    Create {
+        /// Its range of addresses, as 10.5.0.0/16; chosen if there is none
+        #[arg(long, value_name = "RANGE")]
+        subnet: Vec<String>,
+        /// Its gateway, of the first range
+        #[arg(long, value_name = "ADDRESS")]
+        gateway: Option<std::net::IpAddr>,
+        /// Nothing of it leaves the host
+        #[arg(long)]
+        internal: bool,
+        /// Containers do not find each other by name
+        #[arg(long)]
+        disable_dns: bool,
+        /// mtu=NUMBER, isolate=true, vlan=NUMBER
+        #[arg(short, long, value_name = "NAME=VALUE")]
+        opt: Vec<String>,
+        /// Its name
+        name: String,
+    },
+    /// List networks
+    #[command(visible_alias = "list")]
+    Ls(ListArgs),
+    /// Everything that is known of networks, as JSON
+    Inspect(NamesArgs),
+    /// Remove networks that nobody uses
+    #[command(visible_alias = "remove")]
+    Rm(NamesArgs),
 }
 
 /// A command for several things.

@@ -1,9 +1,11 @@
 //! `koya run` and `koya create`: what a container is to be.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::Args;
 use koya_sandbox::container::Ulimit;
+use koya_sandbox::network::PortMapping;
 
 /// What a process is, wherever it runs.
 #[derive(Debug, Args)]
@@ -73,6 +75,9 @@ pub struct RunArgs {
     /// Seconds that it has to stop, until SIGKILL
     #[arg(long, default_value_t = 10, value_name = "SECONDS")]
     pub stop_timeout: u64,
+    /// When to pull the image from its registry
+    #[arg(long, default_value = "missing", value_parser = ["missing", "always", "never"])]
+    pub pull: String,
     /// Where its output is kept: koya logs reads it
     #[arg(long, default_value = "k8s-file", value_parser = ["k8s-file", "none"])]
     pub log_driver: String,
@@ -82,6 +87,9 @@ pub struct RunArgs {
     /// Where it is to live, and how large that is.
     #[command(flatten)]
     pub place: PlaceArgs,
+    /// What it has of the host.
+    #[command(flatten)]
+    pub host: HostArgs,
     /// Its limits.
     #[command(flatten)]
     pub limits: LimitArgs,
@@ -94,6 +102,7 @@ pub struct RunArgs {
     /// An image's name, or its file or folder; then the command, in place of the image's
     // One list, so that nothing behind the image is taken for an option.
     #[arg(
+        help_heading = "Arguments",
         value_names = ["IMAGE", "COMMAND"],
         required_unless_present = "directory",
         trailing_var_arg = true,
@@ -134,8 +143,8 @@ pub struct PlaceArgs {
     /// Size of the disk that takes what its containers write
     #[arg(long, default_value = "10g", value_name = "SIZE", value_parser = crate::size::storage)]
     pub storage: u64,
-    /// How many containers it can hold at a time, 1 to 8
-    #[arg(long, default_value_t = 4, value_name = "NUMBER", value_parser = clap::value_parser!(u8).range(1..=8))]
+    /// How many containers it can hold at a time, 1 to 7
+    #[arg(long, default_value_t = 4, value_name = "NUMBER", value_parser = clap::value_parser!(u8).range(1..=7))]
     pub rooms: u8,
 }
 
@@ -206,4 +215,34 @@ pub struct RightsArgs {
     /// Mount memory in it, as /run or /run:size=64m
     #[arg(long, value_name = "PATH[:OPTIONS]")]
     pub tmpfs: Vec<String>,
+}
+
+/// What a container has of the host.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Network and volumes")]
+pub struct HostArgs {
+    /// A network, or "none"; several are several interfaces
+    #[arg(long, visible_alias = "net", value_name = "NAME")]
+    pub network: Vec<String>,
+    /// Publish a port: 8080:80, 127.0.0.1:8080:80, 53:53/udp, 8000-8009:8000-8009
+    #[arg(short, long, value_name = "[IP:]HOST:CONTAINER[/udp]")]
+    pub publish: Vec<PortMapping>,
+    /// Another name by which containers of its networks find it
+    #[arg(long, value_name = "NAME")]
+    pub network_alias: Vec<String>,
+    /// A name server, in place of the network's
+    #[arg(long, value_name = "ADDRESS")]
+    pub dns: Vec<IpAddr>,
+    /// A domain to look names up in
+    #[arg(long, value_name = "DOMAIN")]
+    pub dns_search: Vec<String>,
+    /// A line for /etc/hosts
+    #[arg(long, value_name = "NAME:ADDRESS")]
+    pub add_host: Vec<String>,
+    /// A folder or file of the host, or a named volume: ./src:/src, data:/var/lib/db, /etc/app.conf:/etc/app.conf:ro
+    #[arg(short, long, value_name = "SOURCE:TARGET[:ro]")]
+    pub volume: Vec<String>,
+    /// The same in words: type=bind,source=./src,target=/src,readonly
+    #[arg(long, value_name = "NAME=VALUE,…")]
+    pub mount: Vec<String>,
 }

@@ -4,9 +4,11 @@ use std::fs;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use rustix::event::{PollFd, PollFlags, poll};
 
+use super::outside::{Outside, OutsideError};
 use super::server::Monitor;
 use super::slots::Slots;
 use crate::parts::Parts;
@@ -25,6 +27,10 @@ pub(super) enum BootError {
     #[error(transparent)]
     Scratch(#[from] ScratchError),
     #[error(transparent)]
+    Prepare(#[from] OutsideError),
+    #[error("{0}")]
+    Outside(String),
+    #[error(transparent)]
     Start(#[from] StartError),
 }
 
@@ -39,23 +45,37 @@ pub(super) fn boot(
 ) -> Result<Monitor, BootError> {
     let folder = records.vm_folder(&vm.id);
     let scratch = scratch(&folder, vm.settings.storage)?;
+    let mut outside = Outside::prepare(records, &folder, &vm, container)?;
     let image = records.image(&container.id);
     let slots = Slots::new(&folder, vm.settings.rooms, &image);
     let spec = SandboxSpec {
         vcpus: vm.settings.vcpus,
         memory_mib: vm.settings.memory_mib,
         disks: slots.disks(scratch).map_err(BootError::Disks)?,
-        share: None,
+        share: outside.share(),
+        network: outside.network().cloned(),
     };
     vm.monitor_pid = Some(std::process::id());
     // Nobody waits for it who has left.
     let abandoned = || has_left(client);
-    let sandbox = Sandbox::start(parts, &spec, &folder, shared, abandoned, |pid| {
-        vm.vmm_pid = Some(pid);
-        // Without it the microVM runs all the same; only a hung one is then harder to end.
-        let _ = records.save_vm(&vm);
-    })?;
-    Ok(Monitor::new(records, sandbox, slots, vm))
+    let sandbox = thread::scope(|scope| {
+        scope.spawn(|| outside.attach_early(container));
+        Sandbox::start(parts, &spec, &folder, shared, abandoned, |pid| {
+            vm.vmm_pid = Some(pid);
+            // Without it the microVM runs all the same; only a hung one is then harder to end.
+            let _ = records.save_vm(&vm);
+        })
+    });
+    match sandbox {
+        Ok(sandbox) => Ok(Monitor::new(records, sandbox, slots, outside, vm)),
+        Err(source) => {
+            outside.dismantle(&vm.id);
+            Err(match outside.complaint() {
+                Some(complaint) => BootError::Outside(complaint),
+                None => source.into(),
+            })
+        }
+    }
 }
 
 /// The microVM's scratch disk, made unless it is there. One that was not finished is made anew.

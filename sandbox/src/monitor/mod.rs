@@ -16,6 +16,7 @@ mod boot;
 mod client;
 mod ends;
 mod output;
+mod outside;
 mod protocol;
 mod room;
 mod serve;

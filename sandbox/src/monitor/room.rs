@@ -15,8 +15,9 @@ use koya_proto::v1;
 use super::ends::KILLED;
 use super::output::{Output, lock};
 use super::protocol::{Kind, MAX_PAYLOAD, read_frame};
-use crate::container::{ContainerSpec, IdMap};
+use crate::container::{ContainerSpec, IdMap, Mount};
 use crate::log::Stream;
+use crate::network::Attached;
 use crate::state::{Container, Exit};
 use crate::stdio::{self, Streams, Wanted};
 
@@ -43,16 +44,22 @@ pub(super) struct Room {
     stdin_once: bool,
 }
 
-/// Where the image of a container is in its microVM.
-pub(super) struct Image {
-    /// Which place.
+/// What a container finds in its microVM.
+pub(super) struct Furniture {
+    /// Which place it has.
     pub slot: usize,
-    /// Its size, as a disk has it.
-    pub bytes: u64,
+    /// The size of its image, as a disk has it.
+    pub image_bytes: u64,
+    /// Its networks.
+    pub attached: Attached,
+    /// Its volumes.
+    pub mounts: Vec<Mount>,
+    /// What they are on.
+    pub shares: Vec<v1::Share>,
 }
 
 /// Somebody who wants to be attached.
-pub(super) struct Attached {
+pub(super) struct Visitor {
     /// Unlike any other's.
     pub number: u64,
     /// His socket.
@@ -68,7 +75,7 @@ impl Room {
         vsock: &Path,
         folder: &Path,
         container: &Container,
-        image: &Image,
+        furniture: &Furniture,
     ) -> Result<Self, StartRoomError> {
         let settings = &container.settings;
         let wanted = match settings.spec.process.terminal {
@@ -78,9 +85,12 @@ impl Room {
             },
         };
         let (named, streams) = stdio::open(vsock, wanted).map_err(StartRoomError::Streams)?;
-        let room = Self::of(container, image.slot, streams, folder).map_err(StartRoomError::Streams)?;
-        agent.create(request(container, image, named))?;
-        if let Err(error) = agent.start(&container.id) {
+        let room = Self::of(container, furniture.slot, streams, folder).map_err(StartRoomError::Streams)?;
+        agent.create(request(container, furniture, named))?;
+        let started = agent
+            .configure_network(&furniture.attached.guest_request())
+            .and_then(|()| agent.start(&container.id));
+        if let Err(error) = started {
             let _ = agent.delete(&container.id, true);
             return Err(error.into());
         }
@@ -147,18 +157,18 @@ impl Room {
     }
 
     /// Sends what it writes to somebody, from now on.
-    pub fn attach(&self, attached: &Attached) -> std::io::Result<()> {
-        self.output.attach(attached.number, attached.socket.try_clone()?);
+    pub fn attach(&self, visitor: &Visitor) -> std::io::Result<()> {
+        self.output.attach(visitor.number, visitor.socket.try_clone()?);
         Ok(())
     }
 
     /// Takes what somebody sends who is attached, until he leaves.
-    pub fn serve(&self, attached: Attached) {
-        let Attached {
+    pub fn serve(&self, visitor: Visitor) {
+        let Visitor {
             number,
             socket,
             owner,
-        } = attached;
+        } = visitor;
         let mut buffer = vec![0; MAX_PAYLOAD];
         while let Ok(Some((kind, payload))) = read_frame(&socket, &mut buffer) {
             match kind {
@@ -223,12 +233,11 @@ pub(super) enum StartRoomError {
     Agent(#[from] ClientError),
 }
 
-fn request(container: &Container, image: &Image, stdio: v1::Stdio) -> v1::CreateRequest {
-    let slot = image.slot;
+fn request(container: &Container, furniture: &Furniture, stdio: v1::Stdio) -> v1::CreateRequest {
     let image = v1::Disk {
-        serial: image_serial(slot),
+        serial: image_serial(furniture.slot),
         filesystem: "erofs".to_owned(),
-        bytes: image.bytes,
+        bytes: furniture.image_bytes,
         ..Default::default()
     };
     let scratch = v1::Disk {
@@ -248,23 +257,24 @@ fn request(container: &Container, image: &Image, stdio: v1::Stdio) -> v1::Create
     v1::CreateRequest {
         id: container.id.clone(),
         root: Some(root).into(),
-        config: spec(container, slot).to_json().to_string().into_bytes(),
+        config: spec(container, furniture).to_json().to_string().into_bytes(),
         stdio: Some(stdio).into(),
         user: settings.user.clone(),
         init: settings.init,
+        shares: furniture.shares.clone(),
+        files: furniture.attached.files(),
         ..Default::default()
     }
 }
 
 /// What the container is in this slot: a system container's users are those of no other room.
-fn spec(container: &Container, slot: usize) -> ContainerSpec {
+fn spec(container: &Container, furniture: &Furniture) -> ContainerSpec {
     let mut spec = container.settings.spec.clone();
-    if spec.hostname.is_empty() {
-        spec.hostname.clone_from(&container.id);
-    }
+    container.hostname().clone_into(&mut spec.hostname);
     if spec.process.system && !spec.process.privileged {
-        spec.id_map = u32::try_from(slot).ok().map(IdMap::of_room);
+        spec.id_map = u32::try_from(furniture.slot).ok().map(IdMap::of_room);
     }
+    spec.mounts.extend(furniture.mounts.iter().cloned());
     spec
 }
 

@@ -15,8 +15,9 @@ use koya_proto::v1;
 use super::SOCKET;
 use super::ends::{FAILED, give_up, write_end};
 use super::output::{complain, lock};
+use super::outside::{Outside, OutsideError};
 use super::protocol::{Answer, Request, receive, send};
-use super::room::{Attached, Image, Room, StartRoomError, delete, disk_bytes};
+use super::room::{Furniture, Room, StartRoomError, Visitor, delete, disk_bytes};
 use super::slots::{SlotError, Slots};
 use crate::sandbox::Sandbox;
 use crate::sockets;
@@ -41,6 +42,7 @@ pub(super) struct Monitor {
     records: Records,
     sandbox: Sandbox,
     slots: Slots,
+    outside: Outside,
     vm: Mutex<Vm>,
     table: Mutex<Table>,
     changed: Condvar,
@@ -48,7 +50,7 @@ pub(super) struct Monitor {
 }
 
 /// Whom to serve, and with what.
-type Served = (Arc<Room>, Attached);
+type Served = (Arc<Room>, Visitor);
 
 /// A request cannot be met.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +59,8 @@ enum RequestError {
     State(#[from] StateError),
     #[error(transparent)]
     Slot(#[from] SlotError),
+    #[error(transparent)]
+    Outside(#[from] OutsideError),
     #[error(transparent)]
     Room(#[from] StartRoomError),
     #[error("container {0} runs already")]
@@ -91,11 +95,12 @@ impl RequestError {
 
 impl Monitor {
     /// One whose microVM has booted, with the first place furnished.
-    pub fn new(records: &Records, sandbox: Sandbox, slots: Slots, vm: Vm) -> Self {
+    pub fn new(records: &Records, sandbox: Sandbox, slots: Slots, outside: Outside, vm: Vm) -> Self {
         Self {
             records: records.clone(),
             sandbox,
             slots,
+            outside,
             vm: Mutex::new(vm),
             table: Mutex::default(),
             changed: Condvar::new(),
@@ -136,6 +141,7 @@ impl Monitor {
             .agent()
             .shutdown(v1::ShutdownKind::SHUTDOWN_KIND_POWEROFF);
         self.sandbox.end();
+        self.outside.dismantle(&lock(&self.vm).id);
         let mut vm = lock(&self.vm).clone();
         (vm.monitor_pid, vm.vmm_pid) = (None, None);
         if self.records.vm(&vm.id).is_some() {
@@ -195,7 +201,7 @@ impl Monitor {
         };
         self.settle();
         match done {
-            Ok(Some((room, attached))) => room.serve(attached),
+            Ok(Some((room, visitor))) => room.serve(visitor),
             Ok(None) => {}
             Err(error) => _ = send(&client, &Answer::failed(&error, error.code())),
         }
@@ -206,13 +212,13 @@ impl Monitor {
         let room = room.ok_or_else(|| RequestError::NotRunning(id.to_owned()))?;
         let socket = client.try_clone().map_err(RequestError::Client)?;
         send(&socket, &Answer::Done {}).map_err(RequestError::Client)?;
-        let attached = Attached {
+        let visitor = Visitor {
             number,
             socket,
             owner: false,
         };
-        room.attach(&attached).map_err(RequestError::Client)?;
-        Ok(Some((room, attached)))
+        room.attach(&visitor).map_err(RequestError::Client)?;
+        Ok(Some((room, visitor)))
     }
 
     /// Starts a container; the room to serve if the client wants to be attached.
@@ -232,15 +238,15 @@ impl Monitor {
         self.claim(&mut container)?;
         let furnished = self.furnish(&container, first).and_then(|room| {
             let socket = client.try_clone().map_err(RequestError::Client)?;
-            let attached = Attached {
+            let visitor = Visitor {
                 number,
                 socket,
                 owner: true,
             };
             if attach {
-                room.attach(&attached).map_err(RequestError::Client)?;
+                room.attach(&visitor).map_err(RequestError::Client)?;
             }
-            Ok((room, attached))
+            Ok((room, visitor))
         });
         let served =
             furnished.inspect_err(|error| give_up(&self.records, &container, error, error.code()))?;
@@ -282,31 +288,43 @@ impl Monitor {
     fn furnish(&self, container: &Container, first: bool) -> Result<Arc<Room>, RequestError> {
         let folder = self.records.folder(&container.id);
         let path = self.records.image(&container.id);
-        let bytes = disk_bytes(&path);
-        let image = Image {
-            bytes: bytes.map_err(|source| RequestError::Image {
-                path: path.clone(),
-                source,
-            })?,
-            slot: match first {
-                true => 0,
-                false => self.slots.take(&path)?,
-            },
+        let image_bytes = match disk_bytes(&path) {
+            Ok(bytes) => bytes,
+            Err(source) => return Err(RequestError::Image { path, source }),
         };
-        let room = Room::start(
-            self.sandbox.agent(),
-            &self.sandbox.vsock(),
-            &folder,
-            container,
-            &image,
-        );
+        let (mounts, shares) = self.outside.mounts(container)?;
+        let slot = match first {
+            true => 0,
+            false => self.slots.take(&path)?,
+        };
+        let room = self
+            .outside
+            .attach(container)
+            .map_err(RequestError::from)
+            .and_then(|attached| {
+                let furniture = Furniture {
+                    slot,
+                    image_bytes,
+                    attached,
+                    mounts,
+                    shares,
+                };
+                let (agent, vsock) = (self.sandbox.agent(), self.sandbox.vsock());
+                Ok(Room::start(agent, &vsock, &folder, container, &furniture)?)
+            });
         match room {
             Ok(room) => Ok(Arc::new(room)),
             Err(error) => {
-                self.slots.free(image.slot);
-                Err(error.into())
+                self.vacate(&container.id, slot);
+                Err(error)
             }
         }
+    }
+
+    /// Gives back what a container had that is no longer in the guest.
+    fn vacate(&self, container: &str, slot: usize) {
+        self.outside.detach(container);
+        self.slots.free(slot);
     }
 
     /// Stays with a container until it has ended, and clears up behind it.
@@ -316,7 +334,7 @@ impl Monitor {
         if let Err(error) = delete(self.sandbox.agent(), &container.id, remove) {
             complain(&format!("cannot remove {} in the guest: {error}", container.id));
         }
-        self.slots.free(room.slot);
+        self.vacate(&container.id, room.slot);
         container.exit = Some(exit.clone());
         write_end(&self.records, &mut container);
         if remove && let Err(error) = self.records.forget(&container) {

@@ -18,6 +18,14 @@ use super::{
 };
 
 impl Networks {
+    /// Why no container can have a network but `none`, if that is so.
+    pub fn unavailable(&self) -> Option<NetworkError> {
+        if !host::is_root() {
+            return Some(NetworkError::Rootless);
+        }
+        Netavark::find(&self.run).err()
+    }
+
     /// Makes the namespace of a microVM with `cards` network cards: at most one for each network of each of its
     /// containers. What an earlier microVM of this id left goes first.
     ///

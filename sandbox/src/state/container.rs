@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::VmSettings;
 use crate::container::ContainerSpec;
+use crate::network::NetworkRequest;
+use crate::volumes::Volume;
 
 /// OCI runtime specification, section "State", and what a host has to tell beyond it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,6 +95,12 @@ pub struct Settings {
     /// Whether a small init stands before its first process.
     #[serde(default)]
     pub init: bool,
+    /// Networks and ports.
+    #[serde(default)]
+    pub network: NetworkRequest,
+    /// Folders and files of the host.
+    #[serde(default)]
+    pub volumes: Vec<Volume>,
     /// The signal that asks its first process to end.
     pub stop_signal: u32,
     /// Seconds that it has for that.
@@ -150,6 +158,14 @@ impl Container {
             pid: None,
             exit: None,
             settings,
+        }
+    }
+
+    /// What it calls itself: its id, unless the user has something better.
+    pub fn hostname(&self) -> &str {
+        match self.settings.spec.hostname.as_str() {
+            "" => &self.id,
+            name => name,
         }
     }
 

@@ -72,6 +72,7 @@ pub enum StateError {
 /// All containers and microVMs of a user.
 #[derive(Debug, Clone)]
 pub struct Records {
+    home: PathBuf,
     containers: PathBuf,
     vms: PathBuf,
 }
@@ -89,6 +90,7 @@ impl Records {
     /// [`StateError::File`]
     pub fn at(home: &Path) -> Result<Self, StateError> {
         let records = Self {
+            home: home.to_owned(),
             containers: home.join("containers"),
             vms: home.join("vms"),
         };
@@ -223,6 +225,11 @@ impl Records {
             return Err(StateError::NoVm(vm.to_owned()));
         }
         Ok(folder::lock(&self.vm_folder(vm))?.map(|file| VmLock { _file: file }))
+    }
+
+    /// The folder of the user, in which everything is.
+    pub fn home(&self) -> &Path {
+        &self.home
     }
 
     /// The folder of a container.

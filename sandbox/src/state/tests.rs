@@ -34,6 +34,8 @@ fn settings() -> Settings {
         },
         user: String::new(),
         init: false,
+        network: Default::default(),
+        volumes: Vec::new(),
         stop_signal: 15,
         stop_timeout: 10,
         open_stdin: false,
@@ -50,6 +52,7 @@ fn alone(name: Option<&str>) -> NewContainer {
         memory_mib: 128,
         storage: 1 << 30,
         rooms: 2,
+        cards: 0,
     };
     NewContainer {
         name: name.map(str::to_owned),

@@ -14,6 +14,9 @@ pub struct VmSettings {
     pub storage: u64,
     /// How many containers it can hold at a time, 1 to [`Vm::MAX_ROOMS`].
     pub rooms: usize,
+    /// Network devices: at most one for each network of each container. 0: its containers have no network.
+    #[serde(default)]
+    pub cards: usize,
 }
 
 /// A microVM.
@@ -33,7 +36,9 @@ pub struct Vm {
 impl Vm {
     /// Most containers in one microVM: each has a disk and a network device of its own, of which the interrupt lines allow
     /// no more.
-    pub const MAX_ROOMS: usize = 8;
+    pub const MAX_ROOMS: usize = 7;
+    /// Most network devices.
+    pub const MAX_CARDS: usize = 7;
 
     /// One that has never run.
     pub(super) fn new(id: &str, settings: VmSettings) -> Self {

@@ -40,12 +40,6 @@ impl Linux {
     /// # Errors
     /// When kernel or disk is not given or cannot be copied.
     pub fn prepare(options: &Options, tap: &Tap, scratch: &Path) -> Result<Self, BenchError> {
-        let given = |path: &Option<PathBuf>, name: &str, remedy| {
-            path.clone().ok_or_else(|| BenchError::Missing {
-                what: name.into(),
-                remedy,
-            })
-        };
         let kernel = given(&options.kernel, "--kernel", "see resources/kernel/build")?;
         let disk = given(&options.disk, "--disk", "see resources/rootfs/build debian")?;
         let data = scratch.join("data.img");
@@ -76,6 +70,7 @@ impl Linux {
         }
         Machine {
             kernel: self.kernel.clone(),
+            initrd: None,
             cmdline,
             vcpus: self.vcpus,
             memory_mib: self.memory_mib,
@@ -85,6 +80,18 @@ impl Linux {
             acpi: true,
         }
     }
+}
+
+/// A path that the user has to name.
+pub(super) fn given(
+    path: &Option<PathBuf>,
+    name: &str,
+    remedy: &'static str,
+) -> Result<PathBuf, BenchError> {
+    path.clone().ok_or_else(|| BenchError::Missing {
+        what: name.into(),
+        remedy,
+    })
 }
 
 /// A tap device with the host's address, removed when dropped.
@@ -129,7 +136,7 @@ fn ip(arguments: &[&str]) -> Result<(), BenchError> {
     })
 }
 
-fn copy(from: &Path, to: &Path) -> Result<PathBuf, BenchError> {
+pub(super) fn copy(from: &Path, to: &Path) -> Result<PathBuf, BenchError> {
     // The system's `cp` keeps holes, which matter on a tmpfs.
     let status = Command::new("cp")
         .arg("--sparse=always")

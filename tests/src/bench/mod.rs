@@ -20,6 +20,7 @@ pub mod options;
 pub mod process;
 pub mod report;
 pub mod stats;
+pub mod subject;
 pub mod suite;
 pub mod vmm;
 

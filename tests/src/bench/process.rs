@@ -46,11 +46,23 @@ impl Process {
     /// # Errors
     /// When the program cannot be executed, or the host is out of descriptors.
     pub fn spawn(argv: &[OsString], errors: &Path) -> Result<Self, BenchError> {
+        Self::spawn_with(argv, &[], errors)
+    }
+
+    /// [`Process::spawn`] with more in the environment: `NAME=VALUE`.
+    ///
+    /// # Errors
+    /// As [`Process::spawn`].
+    pub fn spawn_with(
+        argv: &[OsString],
+        variables: &[OsString],
+        errors: &Path,
+    ) -> Result<Self, BenchError> {
         let program = PathBuf::from(argv.first().cloned().unwrap_or_default());
         let strings = to_c_strings(argv).map_err(BenchError::path("run", &program))?;
-        let mut pointers: Vec<*mut libc::c_char> =
-            strings.iter().map(|arg| arg.as_ptr().cast_mut()).collect();
-        pointers.push(ptr::null_mut());
+        let pointers = to_pointers(&strings);
+        let environment = to_c_strings(&environment(variables)).map_err(BenchError::path("run", &program))?;
+        let environment_pointers = to_pointers(&environment);
 
         let null = File::open("/dev/null").map_err(BenchError::path("open", "/dev/null"))?;
         let stderr = OpenOptions::new()
@@ -73,8 +85,7 @@ impl Process {
 
         let mut pid = 0;
         let started = Instant::now();
-        // SAFETY: every pointer lives until the call returns; the argument list ends with a null pointer, as
-        // does `environ`, which nothing in this program writes to.
+        // SAFETY: every pointer lives until the call returns; both lists end with a null pointer.
         let failed = unsafe {
             libc::posix_spawn(
                 &raw mut pid,
@@ -82,7 +93,7 @@ impl Process {
                 actions.0.as_ptr(),
                 ptr::null(),
                 pointers.as_ptr(),
-                environ.cast(),
+                environment_pointers.as_ptr(),
             )
         };
         if failed != 0 {
@@ -329,11 +340,6 @@ impl Drop for Process {
     }
 }
 
-unsafe extern "C" {
-    // The C library's environment; `libc` does not declare it.
-    static environ: *const *const libc::c_char;
-}
-
 /// `posix_spawn_file_actions_t`, destroyed when dropped.
 struct FileActions(Box<MaybeUninit<libc::posix_spawn_file_actions_t>>);
 
@@ -361,6 +367,22 @@ impl Drop for FileActions {
         // SAFETY: the object was initialised by `new` and is destroyed once.
         unsafe { libc::posix_spawn_file_actions_destroy(self.0.as_mut_ptr()) };
     }
+}
+
+/// This process's environment; of variables that are in it twice, programs take the first.
+fn environment(first: &[OsString]) -> Vec<OsString> {
+    let own = std::env::vars_os().map(|(mut name, value)| {
+        name.push("=");
+        name.push(value);
+        name
+    });
+    first.iter().cloned().chain(own).collect()
+}
+
+/// A list for the C library.
+fn to_pointers(strings: &[CString]) -> Vec<*mut libc::c_char> {
+    let pointers = strings.iter().map(|text| text.as_ptr().cast_mut());
+    pointers.chain([ptr::null_mut()]).collect()
 }
 
 fn to_c_strings(argv: &[OsString]) -> io::Result<Vec<CString>> {
@@ -462,6 +484,16 @@ mod tests {
         let mut process = shell("echo hello");
         std::thread::sleep(Duration::from_millis(100));
         process.line("hello", 5 * SECOND).unwrap();
+    }
+
+    #[test]
+    fn variables_are_in_the_environment() {
+        let argv: Vec<OsString> = ["/bin/sh", "-c", "echo $HOME-$PATH"].map(OsString::from).to_vec();
+        let errors = std::env::temp_dir().join(format!("koya-bench-env-{}", std::process::id()));
+        let mut process = Process::spawn_with(&argv, &["HOME=/elsewhere".into()], &errors).unwrap();
+        let (path, _) = process.rest_of_line("/elsewhere-", 5 * SECOND).unwrap();
+        assert_eq!(path, std::env::var("PATH").unwrap());
+        fs::remove_file(errors).unwrap();
     }
 
     #[test]

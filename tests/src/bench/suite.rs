@@ -10,7 +10,8 @@ use super::linux::{Linux, Scratch, Tap};
 use super::measure::{self, Context, Figure, Measurement};
 use super::options::{Options, SuiteKind};
 use super::stats::Summary;
-use super::vmm::{Kind, Vmm};
+use super::subject::{Column, Subject};
+use super::vmm::Vmm;
 
 /// After so many failures in a row a VMM is not asked again for that measurement.
 const MAX_FAILURES: usize = 3;
@@ -18,18 +19,18 @@ const MAX_FAILURES: usize = 3;
 /// From when on a sample is worth a line of progress.
 const SLOW: Duration = Duration::from_secs(3);
 
-/// The samples of one figure from one VMM.
+/// The samples of one figure from one VMM or program.
 #[derive(Clone, Debug)]
 pub struct Series {
-    /// Which VMM.
-    pub kind: Kind,
+    /// Whose.
+    pub subject: Subject,
     /// One number for each sample that succeeded.
     pub samples: Vec<f64>,
     /// Samples that failed.
     pub failed: usize,
     /// Why the last of them did.
     pub error: Option<String>,
-    /// Whether the figure can be asked of this VMM.
+    /// Whether the figure can be asked of this one.
     pub applies: bool,
 }
 
@@ -41,12 +42,12 @@ impl Series {
     }
 }
 
-/// A figure and what each VMM reached.
+/// A figure and what each of them reached.
 #[derive(Clone, Debug)]
 pub struct Row {
     /// The figure.
     pub figure: Figure,
-    /// In the order of the VMMs.
+    /// In the order of the columns.
     pub series: Vec<Series>,
 }
 
@@ -57,8 +58,8 @@ pub struct Results {
     pub suite: SuiteKind,
     /// Where it ran.
     pub host: Host,
-    /// The VMMs, in the order of all columns.
-    pub vmms: Vec<Vmm>,
+    /// Who was measured, in the order of all columns.
+    pub columns: Vec<Column>,
     /// The figures.
     pub rows: Vec<Row>,
     /// The shape of the guest, in words.
@@ -89,7 +90,7 @@ pub fn run(options: &Options) -> Result<Results, BenchError> {
     let results = |rows, guest| Results {
         suite: options.suite,
         host,
-        vmms: vmms.clone(),
+        columns: vmms.iter().map(Column::from).collect(),
         rows,
         guest,
     };
@@ -169,7 +170,7 @@ fn interleave(
 impl Collected {
     fn new(measurement: Box<dyn Measurement>, vmms: &[Vmm]) -> Self {
         let series = |vmm: &Vmm| Series {
-            kind: vmm.kind,
+            subject: Subject::Vmm(vmm.kind),
             samples: Vec::new(),
             failed: 0,
             error: None,
@@ -247,6 +248,7 @@ fn progress(round: usize, runs: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::vmm::Kind;
     use crate::bench::measure::Better;
     use std::cell::RefCell;
     use std::path::PathBuf;

@@ -39,6 +39,8 @@ pub struct Vmm {
 pub struct Machine {
     /// An ELF kernel.
     pub kernel: PathBuf,
+    /// An initial RAM disk.
+    pub initrd: Option<PathBuf>,
     /// Kernel command line.
     pub cmdline: String,
     /// Number of vCPUs.
@@ -61,6 +63,7 @@ impl Machine {
     pub fn tiny(kernel: PathBuf) -> Self {
         Self {
             kernel,
+            initrd: None,
             cmdline: String::new(),
             vcpus: 1,
             memory_mib: 128,
@@ -232,8 +235,12 @@ fn config_file(machine: &Machine) -> String {
             })
         })
         .collect();
+    let mut source = json!({ "kernel_image_path": machine.kernel, "boot_args": machine.cmdline });
+    if let (Some(object), Some(initrd)) = (source.as_object_mut(), &machine.initrd) {
+        object.insert("initrd_path".into(), json!(initrd));
+    }
     let mut config = json!({
-        "boot-source": { "kernel_image_path": machine.kernel, "boot_args": machine.cmdline },
+        "boot-source": source,
         "drives": drives,
         "machine-config": { "vcpu_count": machine.vcpus, "mem_size_mib": machine.memory_mib },
     });
@@ -270,6 +277,9 @@ fn qemu(machine: &Machine, kvm: KvmKind) -> Vec<OsString> {
     args.extend(words("-serial stdio -kernel"));
     args.push(machine.kernel.clone().into());
     args.extend(["-append".into(), machine.cmdline.clone().into()]);
+    if let Some(initrd) = &machine.initrd {
+        args.extend(["-initrd".into(), initrd.clone().into()]);
+    }
     for (index, path) in machine.disks.iter().enumerate() {
         let path = path.display();
         args.push("-object".into());
@@ -299,6 +309,9 @@ fn cloud_hypervisor(machine: &Machine) -> Vec<OsString> {
     if !machine.cmdline.is_empty() {
         args.extend(["--cmdline".into(), machine.cmdline.clone().into()]);
     }
+    if let Some(initrd) = &machine.initrd {
+        args.extend(["--initramfs".into(), initrd.clone().into()]);
+    }
     if !machine.disks.is_empty() {
         args.push("--disk".into());
         args.extend(
@@ -320,6 +333,7 @@ mod tests {
 
     fn machine() -> Machine {
         Machine {
+            initrd: Some("/initrd".into()),
             cmdline: "n=5".into(),
             disks: vec!["/a".into(), "/b".into()],
             tap: Some("tap0".into()),
@@ -332,6 +346,7 @@ mod tests {
     fn the_configuration_file_has_every_part() {
         let config: serde_json::Value = serde_json::from_str(&config_file(&machine())).unwrap();
         assert_eq!(config["boot-source"]["kernel_image_path"], "/kernel");
+        assert_eq!(config["boot-source"]["initrd_path"], "/initrd");
         assert_eq!(config["drives"][1]["path_on_host"], "/b");
         assert_eq!(config["network-interfaces"][0]["host_dev_name"], "tap0");
         assert_eq!(config["machine-config"]["mem_size_mib"], 128);

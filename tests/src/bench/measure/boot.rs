@@ -4,7 +4,8 @@
 use super::{Better, Context, Figure, Goal, Measurement, milliseconds};
 use crate::bench::BenchError;
 use crate::bench::linux::{INIT_LINE, Linux};
-use crate::bench::vmm::{Kind, Vmm};
+use crate::bench::subject::Subject;
+use crate::bench::vmm::Vmm;
 
 /// See the module.
 #[derive(Debug)]
@@ -16,7 +17,7 @@ const FIGURES: [Figure; 2] = [
         title: "Spawn → first line of init",
         unit: "ms",
         better: Better::Lower,
-        goal: Some(Goal::AtMostTimes(0.5, Kind::Qemu)),
+        goal: Some(Goal::AtMostTimes(0.5, Subject::QEMU)),
     },
     Figure {
         name: "boot-guest-clock",

@@ -7,7 +7,8 @@ use super::{Better, Context, Figure, Goal, Measurement};
 use crate::bench::BenchError;
 use crate::bench::linux::{Linux, SCRIPT_END};
 use crate::bench::process::Process;
-use crate::bench::vmm::{Kind, Vmm};
+use crate::bench::subject::Subject;
+use crate::bench::vmm::Vmm;
 
 /// See the module.
 #[derive(Debug)]
@@ -25,7 +26,7 @@ const fn rate(name: &'static str, title: &'static str, unit: &'static str) -> Fi
         title,
         unit,
         better: Better::Higher,
-        goal: Some(Goal::Above(Kind::Qemu)),
+        goal: Some(Goal::Above(Subject::QEMU)),
     }
 }
 

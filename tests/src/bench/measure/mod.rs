@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::BenchError;
 use super::host::KvmKind;
 use super::process::Process;
+use super::subject::Subject;
 use super::vmm::{Kind, Machine, Vmm};
 
 pub mod api_ready;
@@ -35,9 +36,9 @@ pub enum Goal {
     /// A median of at most this.
     AtMost(f64),
     /// A median of at most this many times a peer's.
-    AtMostTimes(f64, Kind),
+    AtMostTimes(f64, Subject),
     /// A median above a peer's.
-    Above(Kind),
+    Above(Subject),
 }
 
 /// One number that a measurement yields.

@@ -7,7 +7,8 @@ use super::{Better, Context, Figure, Goal, Measurement};
 use crate::bench::BenchError;
 use crate::bench::linux::{HOST_ADDRESS, Linux, SCRIPT_END};
 use crate::bench::process::Process;
-use crate::bench::vmm::{Kind, Vmm};
+use crate::bench::subject::Subject;
+use crate::bench::vmm::Vmm;
 
 /// See the module.
 #[derive(Debug)]
@@ -24,7 +25,7 @@ const fn rate(name: &'static str, title: &'static str) -> Figure {
         title,
         unit: "Gbit/s",
         better: Better::Higher,
-        goal: Some(Goal::Above(Kind::Qemu)),
+        goal: Some(Goal::Above(Subject::QEMU)),
     }
 }
 

@@ -10,10 +10,10 @@ use crate::bench::suite::{Results, Row, Series};
 #[must_use]
 pub fn document(results: &Results) -> String {
     let host = &results.host;
-    let vmms: Vec<Value> = results
-        .vmms
+    let programs: Vec<Value> = results
+        .columns
         .iter()
-        .map(|vmm| json!({ "name": vmm.kind.label(), "version": vmm.version }))
+        .map(|column| json!({ "name": column.subject.label(), "version": column.version }))
         .collect();
     let document = json!({
         "suite": results.suite.name(),
@@ -26,7 +26,7 @@ pub fn document(results: &Results) -> String {
             "memory_mib": host.memory_mib,
             "load": host.load,
         },
-        "vmms": vmms,
+        "programs": programs,
         "figures": results.rows.iter().map(figure).collect::<Vec<_>>(),
     });
     format!("{document:#}\n")
@@ -51,7 +51,7 @@ fn result(series: &Series) -> Value {
     let summary = series.summary();
     let part = |take: fn(&crate::bench::stats::Summary) -> f64| summary.as_ref().map(take);
     json!({
-        "vmm": series.kind.label(),
+        "program": series.subject.label(),
         "median": part(|summary| summary.median),
         "p10": part(|summary| summary.p10),
         "p90": part(|summary| summary.p90),

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use super::BenchError;
 use super::measure::{Better, Goal};
+use super::subject::Subject;
 use super::suite::{Results, Row, Series};
-use super::vmm::Kind;
 
 pub mod json;
 pub mod svg;
@@ -33,18 +33,18 @@ pub fn write(results: &Results, folder: &Path) -> Result<(), BenchError> {
 
 /// The number that Koya's median is compared with, and whether it may be equal.
 fn bound(row: &Row) -> Option<f64> {
-    let peer = |kind: Kind| median(row.series.iter().find(|series| series.kind == kind)?);
+    let peer = |subject: Subject| median(row.series.iter().find(|series| series.subject == subject)?);
     match row.figure.goal? {
         Goal::AtMost(bound) => Some(bound),
-        Goal::AtMostTimes(times, kind) => Some(peer(kind)? * times),
-        Goal::Above(kind) => peer(kind),
+        Goal::AtMostTimes(times, subject) => Some(peer(subject)? * times),
+        Goal::Above(subject) => peer(subject),
     }
 }
 
 /// Whether Koya met the goal; `None` when there is no goal or nothing to compare.
 #[must_use]
 pub fn is_met(row: &Row) -> Option<bool> {
-    let ours = median(row.series.iter().find(|series| series.kind == Kind::Koya)?)?;
+    let ours = median(row.series.iter().find(|series| series.subject == Subject::KOYA)?)?;
     let bound = bound(row)?;
     Some(match row.figure.better {
         Better::Lower => ours <= bound,
@@ -57,8 +57,8 @@ fn goal_text(row: &Row) -> String {
     match row.figure.goal {
         None => String::new(),
         Some(Goal::AtMost(bound)) => format!("≤ {} {}", number(bound), row.figure.unit),
-        Some(Goal::AtMostTimes(times, kind)) => format!("≤ {} × {}", number(times), kind.label()),
-        Some(Goal::Above(kind)) => format!("> {}", kind.label()),
+        Some(Goal::AtMostTimes(times, subject)) => format!("≤ {} × {}", number(times), subject.label()),
+        Some(Goal::Above(subject)) => format!("> {}", subject.label()),
     }
 }
 
@@ -88,11 +88,12 @@ pub(super) mod tests {
     use crate::bench::host::{Host, KvmKind};
     use crate::bench::measure::Figure;
     use crate::bench::options::SuiteKind;
-    use crate::bench::vmm::Vmm;
+    use crate::bench::subject::Column;
+    use crate::bench::vmm::Kind;
 
     fn series(kind: Kind, samples: &[f64]) -> Series {
         Series {
-            kind,
+            subject: Subject::Vmm(kind),
             samples: samples.to_vec(),
             failed: 0,
             error: None,
@@ -110,9 +111,8 @@ pub(super) mod tests {
             better,
             goal,
         };
-        let vmm = |kind: Kind| Vmm {
-            kind,
-            binary: "/x".into(),
+        let column = |kind: Kind| Column {
+            subject: Subject::Vmm(kind),
             version: "1 <2>".into(),
         };
         let mut failing = series(Kind::CloudHypervisor, &[]);
@@ -135,7 +135,7 @@ pub(super) mod tests {
                     "Reads",
                     "thousand/s",
                     Better::Higher,
-                    Some(Goal::Above(Kind::Qemu)),
+                    Some(Goal::Above(Subject::QEMU)),
                 ),
                 series: vec![
                     series(Kind::Koya, &[100.0]),
@@ -156,7 +156,7 @@ pub(super) mod tests {
         Results {
             suite: SuiteKind::Local,
             host,
-            vmms: kinds.map(vmm).to_vec(),
+            columns: kinds.map(column).to_vec(),
             rows,
             guest,
         }
@@ -177,7 +177,7 @@ pub(super) mod tests {
     #[test]
     fn half_of_a_peer_is_half_of_its_median() {
         let mut row = sample_results().rows[0].clone();
-        row.figure.goal = Some(Goal::AtMostTimes(0.5, Kind::Qemu));
+        row.figure.goal = Some(Goal::AtMostTimes(0.5, Subject::QEMU));
         row.series[0].samples = vec![20.0];
         assert_eq!(is_met(&row), Some(true));
         row.series[0].samples = vec![20.1];

@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use super::{bound, goal_text, is_met, number};
 use crate::bench::measure::{Better, Goal};
+use crate::bench::subject::Subject;
 use crate::bench::suite::{Results, Row, Series};
 use crate::bench::vmm::Kind;
 
@@ -34,7 +35,7 @@ text { font-family: Inter, 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif; f
 #[must_use]
 pub fn chart(results: &Results) -> String {
     let panel_width = (WIDTH - 2.0 * MARGIN - GAP) / 2.0;
-    let panel_height = PANEL_HEAD + results.vmms.len() as f64 * BAR_STEP + 10.0;
+    let panel_height = PANEL_HEAD + results.columns.len() as f64 * BAR_STEP + 10.0;
     let lines = results.rows.len().div_ceil(2) as f64;
     let height = HEAD + lines * (panel_height + GAP) - GAP + FOOT;
     let mut svg = format!(
@@ -159,7 +160,7 @@ impl Scale {
 
 fn bar(svg: &mut String, series: &Series, scale: &Scale, names: f64, y: f64) {
     let base = y + BAR - 5.0;
-    text(svg, names, base, "name", "end", series.kind.label());
+    text(svg, names, base, "name", "end", series.subject.label());
     let Some(summary) = series.summary() else {
         let words = if series.applies {
             "failed"
@@ -171,7 +172,7 @@ fn bar(svg: &mut String, series: &Series, scale: &Scale, names: f64, y: f64) {
     let (left, end, middle) = (scale.left, scale.x(summary.median), y + BAR / 2.0);
     // A bar that is not zero is at least visible.
     let length = (end - left).max(1.5);
-    let colour = colour(series.kind);
+    let colour = colour(series.subject);
     shape(
         svg,
         format_args!(
@@ -198,12 +199,12 @@ fn bar(svg: &mut String, series: &Series, scale: &Scale, names: f64, y: f64) {
     );
 }
 
-fn colour(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Koya => "#2f6f4f",
-        Kind::Qemu => "#9aa5b1",
-        Kind::Firecracker => "#e0a458",
-        Kind::CloudHypervisor => "#7c93c3",
+fn colour(subject: Subject) -> &'static str {
+    match subject {
+        Subject::Vmm(Kind::Koya) => "#2f6f4f",
+        Subject::Vmm(Kind::Qemu) | Subject::Runc => "#9aa5b1",
+        Subject::Vmm(Kind::Firecracker) | Subject::Crun => "#e0a458",
+        Subject::Vmm(Kind::CloudHypervisor) | Subject::BareVmm => "#7c93c3",
     }
 }
 

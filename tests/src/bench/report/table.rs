@@ -16,8 +16,8 @@ pub fn markdown(results: &Results) -> String {
     text.push_str("Medians, with the 10th to 90th percentile; the VMMs took turns, sample by sample.\n\n");
     text.push_str(&align(&cells(results)));
     text.push('\n');
-    for vmm in &results.vmms {
-        text.push_str(&format!("- {}: {}\n", vmm.kind.label(), vmm.version));
+    for column in &results.columns {
+        text.push_str(&format!("- {}: {}\n", column.subject.label(), column.version));
     }
     text.push_str(&failures(results));
     text
@@ -30,7 +30,7 @@ fn failures(results: &Results) -> String {
         for series in row.series.iter().filter(|series| series.failed > 0) {
             let reason = series.error.as_deref().unwrap_or("unknown");
             if !text.contains(reason) {
-                let (title, label) = (row.figure.title, series.kind.label());
+                let (title, label) = (row.figure.title, series.subject.label());
                 text.push_str(&format!(
                     "- {title}, {label}: {} failed: {reason}\n",
                     series.failed
@@ -43,7 +43,7 @@ fn failures(results: &Results) -> String {
 
 fn cells(results: &Results) -> Vec<Vec<String>> {
     let mut head = vec![String::new()];
-    head.extend(results.vmms.iter().map(|vmm| vmm.kind.label().to_owned()));
+    head.extend(results.columns.iter().map(|column| column.subject.label().to_owned()));
     head.extend(["goal", ""].map(str::to_owned));
     let body = results.rows.iter().map(|row| {
         let mut cells = vec![format!("{}, {}", row.figure.title, row.figure.unit)];
