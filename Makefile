@@ -30,8 +30,8 @@ rootfs: packages ## build the Debian root disks, or find them in the cache, and 
 tiny: ## build the tiny guests into target/tiny
 	@resources/tiny/build target/tiny
 
-demo: packages release ## boot Debian in a microVM: a shell on a terminal, a scripted visit elsewhere
-	@resources/demo/run "$(vmm)"
+demo: packages release ## containers with systemd in microVMs, then Debian in one: a shell on a terminal, a visit elsewhere
+	@resources/demo/run "$(dir $(vmm))"
 
 test: packages release tiny ## run every test: units, tiny guests, real guests
 	@tests/run

@@ -3,6 +3,7 @@
 mod args;
 mod attach;
 mod copy;
+mod doctor;
 mod error;
 mod exec;
 mod home;
@@ -69,6 +70,7 @@ fn main() -> ExitCode {
         Command::Load(args) => images::load(args),
         Command::Images(args) => images::list(args),
         Command::Rmi(args) => images::rmi(args),
+        Command::Doctor(args) => doctor::doctor(args),
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "koya", &mut script);

@@ -315,11 +315,18 @@ impl AgentClient {
     /// # Errors
     /// [`ErrorKind::ERROR_KIND_STATE`] if it runs and `force` is not set.
     pub fn delete(&self, id: &str, force: bool) -> Result<(), ClientError> {
-        let request = v1::DeleteRequest {
+        self.delete_with(v1::DeleteRequest {
             id: id.to_owned(),
             force,
             ..Default::default()
-        };
+        })
+    }
+
+    /// [`AgentClient::delete`] with everything that can be said.
+    ///
+    /// # Errors
+    /// As [`AgentClient::delete`].
+    pub fn delete_with(&self, request: v1::DeleteRequest) -> Result<(), ClientError> {
         self.call("Delete", |calls, context| calls.delete(context, &request))
             .map(drop)
     }

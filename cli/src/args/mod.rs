@@ -68,6 +68,8 @@ pub enum Command {
     Images(ListArgs),
     /// Remove images
     Rmi(NamesArgs),
+    /// What this host can do, and how to fix what it cannot
+    Doctor(DoctorArgs),
     /// Print the completions of a shell
     Completion {
         /// Which shell
@@ -95,6 +97,14 @@ pub struct ExecArgs {
     /// The command
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     pub command: Vec<String>,
+}
+
+/// `koya doctor`
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// "table", "json" for one object on each line, or a template as '{{.Check}}: {{.Status}}'
+    #[arg(long, default_value = "table")]
+    pub format: String,
 }
 
 /// How a list is shown.

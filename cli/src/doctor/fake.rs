@@ -1,8 +1,8 @@
 //! Hosts for tests: a folder with the files that a host of some kind has.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::process::Command;
 
 use koya_sandbox::state::new_id;
 
@@ -28,9 +28,14 @@ impl Fake {
 
     /// With a program more, a script that prints `said`.
     pub fn with_program(self, path: &str, said: &str) -> Self {
-        let fake = self.with(path, &format!("#!/bin/sh\ncat <<'END'\n{said}\nEND\n"));
-        let file = fake.host().path(path);
-        fs::set_permissions(file, fs::Permissions::from_mode(0o755)).unwrap();
+        let source = format!("{path}.sh");
+        let fake = self.with(&source, &format!("#!/bin/sh\ncat <<'END'\n{said}\nEND\n"));
+        // Had this process written it, a child of another test could have it open for writing yet, and it could not run.
+        let mut install = Command::new("install");
+        install
+            .arg("-m755")
+            .args([&source, path].map(|path| fake.host().path(path)));
+        assert!(install.status().unwrap().success());
         fake
     }
 
@@ -41,7 +46,10 @@ impl Fake {
             modules.iter().map(line).collect()
         };
         self.with("/proc/sys/kernel/osrelease", "6.12.1-amd64\n")
-            .with("/lib/modules/6.12.1-amd64/modules.builtin", &lines(builtin, ".ko"))
+            .with(
+                "/lib/modules/6.12.1-amd64/modules.builtin",
+                &lines(builtin, ".ko"),
+            )
             .with(
                 "/lib/modules/6.12.1-amd64/modules.dep",
                 &lines(loadable, ".ko.xz: kernel/net/other.ko.xz"),
@@ -54,6 +62,7 @@ impl Fake {
             root: self.0.clone(),
             user: 0,
             home: Some(self.0.join("home")),
+            netavark: None,
         }
     }
 

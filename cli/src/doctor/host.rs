@@ -1,5 +1,6 @@
 //! The host as the checks see it: files below a root, who asks, and where containers are kept.
 
+use std::env;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -17,6 +18,8 @@ pub struct Host {
     pub user: u32,
     /// Where images and containers are kept, if that is known.
     pub home: Option<PathBuf>,
+    /// The netavark that the user names.
+    pub netavark: Option<PathBuf>,
 }
 
 impl Host {
@@ -26,7 +29,8 @@ impl Host {
         Self {
             root: "/".into(),
             user: rustix::process::geteuid().as_raw(),
-            home: home.and_then(|home| Some(home.shared().parent()?.to_owned())),
+            home: home.map(|home| home.folder().to_owned()),
+            netavark: env::var_os("KOYA_NETAVARK").map(PathBuf::from),
         }
     }
 

@@ -73,7 +73,11 @@ impl Kernel {
         if (self.loaded)(module) || listed(&self.builtin) || configured == Some('y') {
             Presence::There
         } else if listed(&self.modules) {
-            if self.is_closed { Presence::Missing } else { Presence::Loadable }
+            if self.is_closed {
+                Presence::Missing
+            } else {
+                Presence::Loadable
+            }
         } else if self.modules.is_some() || configured.is_some() {
             Presence::Missing
         } else {
@@ -96,8 +100,14 @@ impl Kernel {
                     names(&missing)
                 )
             } else {
-                let options: Vec<_> = missing.iter().map(|(_, option)| format!("CONFIG_{option}")).collect();
-                format!("boot a kernel with {} (Debian: linux-image-amd64)", options.join(", "))
+                let options: Vec<_> = missing
+                    .iter()
+                    .map(|(_, option)| format!("CONFIG_{option}"))
+                    .collect();
+                format!(
+                    "boot a kernel with {} (Debian: linux-image-amd64)",
+                    options.join(", ")
+                )
             };
             return Finding::warning(check, found, fix);
         }
@@ -173,8 +183,10 @@ mod tests {
     #[test]
     fn a_kernel_without_modules_has_a_configuration() {
         let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
-        gzip.write_all(b"CONFIG_BRIDGE=y\nCONFIG_BRIDGE_IGMP=y\n# CONFIG_NET_CLS_U32 is not set\nCONFIG_VETH=m\n")
-            .unwrap();
+        gzip.write_all(
+            b"CONFIG_BRIDGE=y\nCONFIG_BRIDGE_IGMP=y\n# CONFIG_NET_CLS_U32 is not set\nCONFIG_VETH=m\n",
+        )
+        .unwrap();
         let fake = Fake::new().with("/proc/config.gz", "");
         std::fs::write(fake.host().path("/proc/config.gz"), gzip.finish().unwrap()).unwrap();
         assert_eq!(presence(&fake, BRIDGE), Presence::There);
@@ -193,7 +205,9 @@ mod tests {
         let finding = Kernel::of(&fake.host()).check("links", "networks", &[BRIDGE, U32]);
         assert_eq!(finding.status, Status::Warning);
         assert!(
-            finding.found.starts_with("unknown whether the kernel has bridge, cls_u32"),
+            finding
+                .found
+                .starts_with("unknown whether the kernel has bridge, cls_u32"),
             "{finding:?}"
         );
         assert_eq!(finding.fix.as_deref(), Some("try: modprobe -a bridge cls_u32"));

@@ -11,7 +11,8 @@ const DEVICE: &str = "kvm device";
 const KIND: &str = "kvm kind";
 
 /// What to do about a host on which a kernel cannot run in a guest.
-const ELSEWHERE: &str = "use a machine with AMD SVM or Intel VMX: bare metal, or a virtual machine with nested virtualisation";
+const ELSEWHERE: &str =
+    "use a machine with AMD SVM or Intel VMX: bare metal, or a virtual machine with nested virtualisation";
 
 /// A processor's extension for virtual machines.
 struct Extension {
@@ -64,7 +65,11 @@ pub fn device(host: &Host, opened: io::Result<()>) -> Finding {
             let (whose, fix) = permission(host);
             Finding::failed(DEVICE, format!("this user may not open /dev/kvm{whose}"), fix)
         }
-        _ => Finding::failed(DEVICE, format!("cannot open /dev/kvm: {error}"), how_to_load(host)),
+        _ => Finding::failed(
+            DEVICE,
+            format!("cannot open /dev/kvm: {error}"),
+            how_to_load(host),
+        ),
     }
 }
 
@@ -86,7 +91,10 @@ fn permission(host: &Host) -> (String, String) {
         return (String::new(), kept_away.to_owned());
     };
     let name = group(host, device.gid());
-    let whose = format!(": it is of group {name} and has mode {:03o}", device.mode() & 0o777);
+    let whose = format!(
+        ": it is of group {name} and has mode {:03o}",
+        device.mode() & 0o777
+    );
     let fix = if host.is_root() {
         kept_away.to_owned()
     } else if device.gid() == 0 || device.mode() & 0o060 != 0o060 {
@@ -132,9 +140,16 @@ pub fn kind(host: &Host) -> Finding {
         return Finding::failed(KIND, found, how_to_load(host));
     }
     let is_nested = flags.iter().any(|flag| flag == "hypervisor");
-    let nested = if is_nested { "; nested: this host is a virtual machine itself" } else { "" };
+    let nested = if is_nested {
+        "; nested: this host is a virtual machine itself"
+    } else {
+        ""
+    };
     let found = format!("hardware: {name}, {module}{nested}");
-    match host.word(&format!("/sys/module/{module}/parameters/{paging}")).as_deref() {
+    match host
+        .word(&format!("/sys/module/{module}/parameters/{paging}"))
+        .as_deref()
+    {
         Some("N" | "0") => Finding::warning(
             KIND,
             format!("{found}, without nested paging ({paging}), which is slow"),
@@ -204,7 +219,8 @@ mod tests {
 
     #[test]
     fn a_module_that_is_not_loaded_is_named() {
-        let host = cpu("vmx").host();
+        let fake = cpu("vmx");
+        let host = fake.host();
         for found in [kind(&host), device(&host, host.open("/dev/kvm"))] {
             assert_eq!(found.status, Status::Failed);
             assert!(found.fix.unwrap().starts_with("modprobe kvm_intel"));

@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, access};
 use serde::Deserialize;
@@ -21,7 +21,6 @@ const PLACES: [&str; 4] = [
     "/usr/lib/podman",
     "/usr/bin",
 ];
-const VARIABLE: &str = "KOYA_NETAVARK";
 /// Where netavark finds the programs of the firewall.
 const SYSTEM: [&str; 6] = [
     "/usr/local/sbin",
@@ -82,8 +81,7 @@ struct Netavark {
 
 /// All checks of networks.
 pub fn all(host: &Host, kernel: &Kernel) -> Vec<Finding> {
-    let named = std::env::var_os(VARIABLE).map(PathBuf::from);
-    let found = find(host, named);
+    let found = find(host);
     let driver = found
         .as_ref()
         .and_then(|netavark| Some(netavark.version.as_ref()?.default_fw_driver.as_str()));
@@ -107,8 +105,8 @@ fn rights(host: &Host) -> Finding {
     if host.is_root() {
         Finding::ok(CHECK, "root may make networks")
     } else {
-        let found = "only root may make networks and publish ports";
-        Finding::warning(CHECK, found, "run koya as root, or containers with --network none")
+        let found = "only root may make networks and publish ports; containers of this user have none";
+        Finding::warning(CHECK, found, "run koya as root")
     }
 }
 
@@ -132,9 +130,9 @@ fn tun(host: &Host, opened: io::Result<()>) -> Finding {
     }
 }
 
-fn find(host: &Host, named: Option<PathBuf>) -> Option<Netavark> {
-    let path = match named {
-        Some(path) => path.is_file().then_some(path),
+fn find(host: &Host) -> Option<Netavark> {
+    let path = match &host.netavark {
+        Some(path) => path.is_file().then(|| path.clone()),
         None => host.program(&PLACES, "netavark"),
     }?;
     let said = programs::ask(&path, "version");
@@ -149,8 +147,8 @@ fn netavark(found: Option<&Netavark>) -> Finding {
     match found {
         None => Finding::warning(
             CHECK,
-            "is not there, and networks need it",
-            format!("apt-get install netavark aardvark-dns, or set {VARIABLE} to its path"),
+            "is not there: containers have no network",
+            "apt-get install netavark aardvark-dns, or set KOYA_NETAVARK to its path",
         ),
         Some(Netavark { path, version: None }) => Finding::warning(
             CHECK,
@@ -160,7 +158,7 @@ fn netavark(found: Option<&Netavark>) -> Finding {
         Some(Netavark {
             path,
             version: Some(version),
-        }) => Finding::ok(CHECK, format!("{}, {path:?}", version.version)),
+        }) => Finding::ok(CHECK, format!("{}, {}", version.version, path.display())),
     }
 }
 
@@ -178,7 +176,7 @@ fn dns(netavark: Option<&Netavark>) -> Finding {
             None => Finding::warning(CHECK, format!("{path:?} does not tell its version"), fix),
             Some(said) => {
                 let version = said.split_whitespace().last().unwrap_or_default();
-                Finding::ok(CHECK, format!("{version}, {path:?}"))
+                Finding::ok(CHECK, format!("{version}, {}", path.display()))
             }
         },
     }
@@ -210,15 +208,25 @@ fn firewall(host: &Host, kernel: &Kernel, driver: &str) -> [Finding; 2] {
     };
     let (kind, parts) = if name == "nft" {
         ("nft", NFTABLES.to_vec())
-    } else if fs::canonicalize(&program).is_ok_and(|path| path.to_string_lossy().contains("legacy")) {
-        ("iptables, of the legacy kind", [&LEGACY_BASE[..], &XTABLES].concat())
+    } else if is_legacy(&program) {
+        (
+            "iptables, of the legacy kind",
+            [&LEGACY_BASE[..], &XTABLES].concat(),
+        )
     } else {
         ("iptables", [&NFT_BASE[..], &XTABLES].concat())
     };
     [
-        Finding::ok(CHECK, format!("{kind}, {program:?}")),
+        Finding::ok(CHECK, format!("{kind}, {}", program.display())),
         kernel.check(RULES, "networks", &parts),
     ]
+}
+
+/// Whether it makes rules by the kernel's older interface: a link leads to the program of that kind.
+fn is_legacy(iptables: &Path) -> bool {
+    let program = fs::canonicalize(iptables);
+    let name = program.ok().and_then(|path| Some(path.file_name()?.to_owned()));
+    name.is_some_and(|name| name.to_string_lossy().contains("legacy"))
 }
 
 /// netavark turns it on, if it may.
@@ -293,7 +301,11 @@ mod tests {
             r#"{"version": "1.4.0", "commit": ""}"#,
             r#"{"version": "1.14.0", "default_fw_driver": "nftables"}"#,
         ] {
-            assert!(warnings(&host(version, "")).is_empty(), "{:?}", warnings(&host(version, "")));
+            assert!(
+                warnings(&host(version, "")).is_empty(),
+                "{:?}",
+                warnings(&host(version, ""))
+            );
         }
     }
 
@@ -302,12 +314,22 @@ mod tests {
         let old = r#"{"version": "1.4.0"}"#;
         let new = r#"{"version": "1.14.0", "default_fw_driver": "nftables"}"#;
         for (version, without, check, fix) in [
-            (old, "/usr/lib/podman/aardvark-dns", "aardvark-dns", "apt-get install aardvark-dns"),
+            (
+                old,
+                "/usr/lib/podman/aardvark-dns",
+                "aardvark-dns",
+                "apt-get install aardvark-dns",
+            ),
             (old, "/usr/sbin/iptables", "firewall", "apt-get install iptables"),
             (new, "/usr/sbin/nft", "firewall", "apt-get install nftables"),
             (old, "cls_u32", "network redirection", "CONFIG_NET_CLS_U32"),
             (old, "veth", "network links", "CONFIG_VETH"),
-            (old, "xt_comment", "firewall rules", "CONFIG_NETFILTER_XT_MATCH_COMMENT"),
+            (
+                old,
+                "xt_comment",
+                "firewall rules",
+                "CONFIG_NETFILTER_XT_MATCH_COMMENT",
+            ),
             (new, "nft_masq", "firewall rules", "CONFIG_NFT_MASQ"),
         ] {
             let found = warnings(&host(version, without));
@@ -322,13 +344,43 @@ mod tests {
     }
 
     #[test]
+    fn the_older_iptables_needs_other_modules() {
+        let fake = host(r#"{"version": "1.4.0"}"#, "/usr/sbin/iptables")
+            .with_program("/usr/sbin/xtables-legacy-multi", "");
+        let path = fake.host().path("/usr/sbin/iptables");
+        std::os::unix::fs::symlink("xtables-legacy-multi", path).unwrap();
+        let found = warnings(&fake);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(
+            found[0]
+                .found
+                .contains("lacks ip_tables, iptable_filter, iptable_nat"),
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn a_netavark_that_is_named_is_the_only_one() {
+        let fake = host(r#"{"version": "1.4.0"}"#, "");
+        let host = Host {
+            netavark: Some("/no/such/netavark".into()),
+            ..fake.host()
+        };
+        assert!(find(&host).is_none());
+        assert!(find(&fake.host()).is_some());
+    }
+
+    #[test]
     fn netavark_brings_its_companion() {
         let found = warnings(&host("", PROGRAM));
         let names: Vec<_> = found.iter().map(|finding| finding.check).collect();
         assert_eq!(names, ["netavark", "aardvark-dns"]);
         assert!(found[0].fix.as_ref().unwrap().contains("netavark aardvark-dns"));
         let broken = warnings(&host("Segmentation fault", ""));
-        assert!(broken[0].found.ends_with("does not tell its version"), "{broken:?}");
+        assert!(
+            broken[0].found.ends_with("does not tell its version"),
+            "{broken:?}"
+        );
     }
 
     #[test]
@@ -337,8 +389,12 @@ mod tests {
         let host = fake.host_of_user();
         let findings = all(&host, &Kernel::of(&host));
         assert_eq!(findings[0].status, Status::Warning);
-        assert!(findings[0].fix.as_ref().unwrap().contains("--network none"));
-        assert!(statuses(&findings[1..]).iter().all(|status| *status == Status::Ok));
+        assert!(findings[0].fix.as_ref().unwrap().contains("as root"));
+        assert!(
+            statuses(&findings[1..])
+                .iter()
+                .all(|status| *status == Status::Ok)
+        );
     }
 
     #[test]

@@ -31,7 +31,8 @@ pub fn all(host: &Host) -> Vec<Finding> {
 /// The parts of this installation.
 fn parts(found: Result<Parts, PartsError>) -> Finding {
     const CHECK: &str = "parts of koya";
-    let fix = "install koya whole: koya-vmm, koya-agent and vmlinux go beside koya, or to /usr/local/lib/koya";
+    let fix =
+        "install koya whole: koya-vmm, koya-agent and vmlinux go beside koya, or to /usr/local/lib/koya";
     let parts = match found {
         Ok(parts) => parts,
         Err(error) => return Finding::failed(CHECK, error.to_string(), fix),
@@ -50,7 +51,8 @@ fn parts(found: Result<Parts, PartsError>) -> Finding {
             return Finding::failed(CHECK, format!("{path:?} cannot be read, or is no {what}"), fix);
         }
     }
-    Finding::ok(CHECK, format!("{vmm:?}, {agent:?}, {kernel:?}"))
+    let paths = [vmm, agent, kernel].map(|path| path.display().to_string());
+    Finding::ok(CHECK, paths.join(", "))
 }
 
 fn starts_with<const LENGTH: usize>(path: &Path, offset: u64, magic: &[u8; LENGTH]) -> bool {
@@ -64,7 +66,7 @@ fn starts_with<const LENGTH: usize>(path: &Path, offset: u64, magic: &[u8; LENGT
 fn mkfs(host: &Host) -> Finding {
     const CHECK: &str = "mkfs.ext4";
     match host.program(&SYSTEM, CHECK) {
-        Some(path) => Finding::ok(CHECK, format!("{path:?}")),
+        Some(path) => Finding::ok(CHECK, path.display().to_string()),
         None => {
             let found = "is not there: the disk for a container's changes cannot be made";
             Finding::failed(CHECK, found, "apt-get install e2fsprogs")
@@ -93,9 +95,11 @@ fn version_of_virtiofsd(path: &Path, said: Option<&str>) -> Finding {
     let line = said.and_then(|said| said.lines().next()).unwrap_or_default();
     let found = match line.strip_prefix("virtiofsd ") {
         // QEMU's program of old has the same name and other options.
-        Some(version) if version.starts_with("version ") => format!("{path:?} is QEMU's, which volumes cannot use"),
+        Some(version) if version.starts_with("version ") => {
+            format!("{path:?} is QEMU's, which volumes cannot use")
+        }
         Some(version) if numbers(version).is_some_and(|numbers| numbers >= VIRTIOFSD) => {
-            return Finding::ok(CHECK, format!("{version}, {path:?}"));
+            return Finding::ok(CHECK, format!("{version}, {}", path.display()));
         }
         Some(version) => format!("{path:?} is {version}, which is too old for volumes"),
         None => format!("{path:?} does not tell its version; volumes need it"),
@@ -170,7 +174,12 @@ mod tests {
         let (_fake, found) = installation("version https://git-lfs.github.com/spec/v1");
         let finding = parts(Ok(found));
         assert_eq!(finding.status, Status::Failed);
-        assert!(finding.found.contains("vmlinux\" cannot be read, or is no kernel"), "{finding:?}");
+        assert!(
+            finding
+                .found
+                .contains("vmlinux\" cannot be read, or is no kernel"),
+            "{finding:?}"
+        );
 
         let (_fake, mut found) = installation("\x7fELF");
         found.vmm = found.agent.clone();
@@ -203,7 +212,10 @@ mod tests {
             (Some("virtiofsd 1.14.0"), Status::Ok),
             (Some("virtiofsd 1.13.0"), Status::Ok),
             (Some("virtiofsd 1.9.1"), Status::Warning),
-            (Some("virtiofsd version 7.2.22 (Debian 1:7.2)\nCopyright"), Status::Warning),
+            (
+                Some("virtiofsd version 7.2.22 (Debian 1:7.2)\nCopyright"),
+                Status::Warning,
+            ),
             (Some("virtiofsd new"), Status::Warning),
             (None, Status::Warning),
         ] {
@@ -215,7 +227,10 @@ mod tests {
     #[test]
     fn programs_that_fail_say_nothing() {
         let fake = Fake::new().with_program("/bin/talks", "1.2.3");
-        assert_eq!(ask(&fake.host().path("/bin/talks"), "version").as_deref(), Some("1.2.3"));
+        assert_eq!(
+            ask(&fake.host().path("/bin/talks"), "version").as_deref(),
+            Some("1.2.3")
+        );
         assert_eq!(ask(Path::new("/bin/false"), "version"), None);
         assert_eq!(ask(Path::new("/no/such/program"), "version"), None);
     }

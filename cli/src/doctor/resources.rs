@@ -75,7 +75,9 @@ fn files(hard: Option<u64>) -> Finding {
         Some(limit) => Finding::warning(
             CHECK,
             format!("a process may have only {limit}: a microVM with many processes and files needs more"),
-            format!("raise the hard limit to {FILES} or more: /etc/security/limits.conf, LimitNOFILE= of a service"),
+            format!(
+                "raise the hard limit to {FILES} or more: /etc/security/limits.conf, LimitNOFILE= of a service"
+            ),
         ),
     }
 }
@@ -85,7 +87,9 @@ fn cgroup(host: &Host) -> Finding {
     const CHECK: &str = "cgroup";
     let found = match host.word("/sys/fs/cgroup/cgroup.controllers") {
         Some(controllers) => format!("version 2, with {controllers}"),
-        None => "not version 2 here; containers' limits do not need it, only placing microVMs by hand does".to_owned(),
+        None => {
+            "not version 2; containers do not need it, their limits are set inside their microVMs".to_owned()
+        }
     };
     Finding::ok(CHECK, found)
 }

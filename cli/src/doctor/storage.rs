@@ -60,8 +60,8 @@ impl Drop for Probe {
 
 fn writable(home: &Path, existing: &Path, probe: &io::Result<Probe>) -> Finding {
     match probe {
-        Ok(_) if home == existing => Finding::ok(HOME, format!("{home:?}")),
-        Ok(_) => Finding::ok(HOME, format!("{home:?}, not made yet")),
+        Ok(_) if home == existing => Finding::ok(HOME, home.display().to_string()),
+        Ok(_) => Finding::ok(HOME, format!("{}, not made yet", home.display())),
         Err(error) => Finding::failed(
             HOME,
             format!("cannot write to {existing:?}: {error}"),
@@ -113,10 +113,16 @@ fn abilities(folder: &Path) -> Finding {
     }
     if !sparse {
         let found = "has no sparse files: the disk of each container takes its whole size";
-        return Finding::warning(ABILITIES, found, format!("{elsewhere}, or make smaller disks with --storage"));
+        return Finding::warning(
+            ABILITIES,
+            found,
+            format!("{elsewhere}, or make smaller disks with --storage"),
+        );
     }
     if let Err(error) = fs::hard_link(folder.join("file"), folder.join("link")) {
-        let found = format!("has no hard links ({error}): a container does not start again once its image is removed");
+        let found = format!(
+            "has no hard links ({error}): a container does not start again once its image is removed"
+        );
         return Finding::warning(ABILITIES, found, elsewhere);
     }
     Finding::ok(ABILITIES, "sparse files, hard links, locks, sockets")
@@ -163,7 +169,10 @@ mod tests {
         assert_eq!(findings[0].status, Status::Ok, "{findings:?}");
         assert!(findings[0].found.ends_with("not made yet"), "{findings:?}");
         assert_ne!(findings[2].status, Status::Failed, "{findings:?}");
-        let left: Vec<_> = fs::read_dir(&existing).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        let left: Vec<_> = fs::read_dir(&existing)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
         assert_eq!(left, ["file"]);
     }
 

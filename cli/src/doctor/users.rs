@@ -19,7 +19,11 @@ pub fn namespaces(host: &Host) -> Finding {
     }
     if !host.has("/proc/self/ns/user") {
         let found = "the kernel has none: no volumes but for root";
-        return Finding::warning(CHECK, found, "boot a kernel with CONFIG_USER_NS, or run koya as root");
+        return Finding::warning(
+            CHECK,
+            found,
+            "boot a kernel with CONFIG_USER_NS, or run koya as root",
+        );
     }
     let set = SWITCHES.iter().find(|(name, off, _)| {
         let path = format!("/proc/sys/{}", name.replace('.', "/"));
@@ -56,7 +60,11 @@ mod tests {
                 "0\n",
                 "kernel.unprivileged_userns_clone=1",
             ),
-            ("/proc/sys/user/max_user_namespaces", "0\n", "user.max_user_namespaces=10000"),
+            (
+                "/proc/sys/user/max_user_namespaces",
+                "0\n",
+                "user.max_user_namespaces=10000",
+            ),
             (
                 "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
                 "1\n",

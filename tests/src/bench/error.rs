@@ -47,6 +47,8 @@ pub enum BenchError {
         /// The beginning of what came.
         found: String,
     },
+    /// An agent refused, or did not answer.
+    Agent(Box<koya_proto::client::ClientError>),
     /// The command line is wrong.
     Usage(String),
     /// Something the run needs is not installed or not built.
@@ -77,6 +79,7 @@ impl fmt::Display for BenchError {
                 }
             }
             Self::Output { expected, found } => write!(f, "expected {expected}, found '{found}'"),
+            Self::Agent(_) => f.write_str("the agent did not do it"),
             Self::Usage(what) => f.write_str(what),
             Self::Missing { what, remedy } => write!(f, "{what} is missing; {remedy}"),
         }
@@ -87,6 +90,7 @@ impl std::error::Error for BenchError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Path { source, .. } | Self::Host { source, .. } => Some(source),
+            Self::Agent(source) => Some(source),
             _ => None,
         }
     }

@@ -83,11 +83,7 @@ impl Linux {
 }
 
 /// A path that the user has to name.
-pub(super) fn given(
-    path: &Option<PathBuf>,
-    name: &str,
-    remedy: &'static str,
-) -> Result<PathBuf, BenchError> {
+pub(super) fn given(path: &Option<PathBuf>, name: &str, remedy: &'static str) -> Result<PathBuf, BenchError> {
     path.clone().ok_or_else(|| BenchError::Missing {
         what: name.into(),
         remedy,

@@ -11,6 +11,7 @@
 //! VMM alike. Nothing here is asserted: goals are printed as met or missed. A VMM that fails, or that does
 //! not answer in time, is reported as failed and not waited for.
 
+pub mod containers;
 pub mod error;
 pub mod guests;
 pub mod host;
@@ -22,6 +23,7 @@ pub mod report;
 pub mod stats;
 pub mod subject;
 pub mod suite;
+pub mod timeline;
 pub mod vmm;
 
 pub use error::BenchError;

@@ -14,21 +14,25 @@ koya-bench: Koya and its peers, side by side in one run
   koya-bench local [OPTION…]   start-up, memory, exits: tiny guests on this machine's /dev/kvm
   koya-bench guest [OPTION…]   boot, disk, network: Linux guests; run it on a KVM host that can
                                (tests/host/kvm-host run -- koya-bench guest …), as root
+  koya-bench containers [OPTION…]
+                               koya run and the agent against a bare microVM, crun and runc; on such a host, too
 
-  --koya PATH                koya-vmm (default: the release build of this checkout)
+  --koya PATH                koya-vmm (default: the release build of this checkout); koya and koya-agent beside it
   --qemu PATH                qemu-system-x86_64 (default: from PATH)
   --firecracker PATH         also measure Firecracker
   --cloud-hypervisor PATH    also measure Cloud Hypervisor
-  --runs N                   rounds, 1 to 1000 (default: local 50, guest 3)
+  --runs N                   rounds, 1 to 1000 (default: local 50, the others 3)
   --only NAME,NAME           only measurements that have a figure of that name
-  --limit SECONDS            how long to wait for a VMM (default: local 10, guest 120)
+  --limit SECONDS            how long to wait for a VMM (default: local 10, the others 120)
   --out FOLDER               where the results go (default: bench-results)
 
-guest only:
+guest and containers:
   --kernel PATH              vmlinux (resources/kernel/build)
-  --disk PATH                root disk with fio and iperf3 (resources/rootfs/build debian)
   --vcpus N                  1 to 32 (default: 1)
   --memory MIB               64 to 65536 (default: 512)
+
+guest only:
+  --disk PATH                root disk with fio and iperf3 (resources/rootfs/build debian)
   --seconds N                length of each fio and iperf3 run, 1 to 600 (default: 5)
 ";
 
@@ -39,6 +43,8 @@ pub enum SuiteKind {
     Local,
     /// Linux guests.
     Guest,
+    /// Containers in Linux guests.
+    Containers,
 }
 
 impl SuiteKind {
@@ -48,6 +54,7 @@ impl SuiteKind {
         match self {
             Self::Local => "local",
             Self::Guest => "guest",
+            Self::Containers => "containers",
         }
     }
 }
@@ -89,9 +96,10 @@ impl Options {
         let suite = match arguments.next().as_deref() {
             Some("local") => SuiteKind::Local,
             Some("guest") => SuiteKind::Guest,
+            Some("containers") => SuiteKind::Containers,
             Some("--help" | "-h") => return Ok(None),
-            Some(other) => return Err(usage(format!("'{other}': expected local or guest"))),
-            None => return Err(usage("expected local or guest; see --help".into())),
+            Some(other) => return Err(usage(format!("'{other}': expected local, guest or containers"))),
+            None => return Err(usage("expected local, guest or containers; see --help".into())),
         };
         let mut options = Self::defaults(suite);
         while let Some(name) = arguments.next() {
@@ -108,12 +116,12 @@ impl Options {
     fn defaults(suite: SuiteKind) -> Self {
         let (runs, limit) = match suite {
             SuiteKind::Local => (50, 10),
-            SuiteKind::Guest => (3, 120),
+            SuiteKind::Guest | SuiteKind::Containers => (3, 120),
         };
-        let binaries = vec![
-            (Kind::Koya, release_build()),
-            (Kind::Qemu, "qemu-system-x86_64".into()),
-        ];
+        let mut binaries = vec![(Kind::Koya, release_build())];
+        if suite != SuiteKind::Containers {
+            binaries.push((Kind::Qemu, "qemu-system-x86_64".into()));
+        }
         Self {
             suite,
             binaries,
@@ -239,8 +247,8 @@ mod tests {
     #[test]
     fn says_what_is_wrong_and_what_would_be_right() {
         for (arguments, part) in [
-            ("", "expected local or guest"),
-            ("fast", "'fast': expected local or guest"),
+            ("", "expected local, guest or containers"),
+            ("fast", "'fast': expected local, guest or containers"),
             ("local --runs", "'--runs' is unknown or lacks its value"),
             ("local --runs 0", "--runs takes a number from 1 to 1000"),
             ("guest --vcpus 33", "--vcpus takes a number from 1 to 32"),

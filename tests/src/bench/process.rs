@@ -3,12 +3,12 @@
 //! A fork copies the page tables of the whole parent, and a VMM's start would be charged for it; `posix_spawn`
 //! shares memory with the child until it executes. Everything that can be prepared is, before the clock starts.
 
-use std::ffi::{CString, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::ptr;
 use std::time::{Duration, Instant};
@@ -53,11 +53,7 @@ impl Process {
     ///
     /// # Errors
     /// As [`Process::spawn`].
-    pub fn spawn_with(
-        argv: &[OsString],
-        variables: &[OsString],
-        errors: &Path,
-    ) -> Result<Self, BenchError> {
+    pub fn spawn_with(argv: &[OsString], variables: &[OsString], errors: &Path) -> Result<Self, BenchError> {
         let program = PathBuf::from(argv.first().cloned().unwrap_or_default());
         let strings = to_c_strings(argv).map_err(BenchError::path("run", &program))?;
         let pointers = to_pointers(&strings);
@@ -369,14 +365,19 @@ impl Drop for FileActions {
     }
 }
 
-/// This process's environment; of variables that are in it twice, programs take the first.
-fn environment(first: &[OsString]) -> Vec<OsString> {
-    let own = std::env::vars_os().map(|(mut name, value)| {
+/// This process's environment, with `others` in place of what it has of the same name.
+fn environment(others: &[OsString]) -> Vec<OsString> {
+    let named = |name: &OsStr| {
+        let prefix = [name.as_bytes(), b"="].concat();
+        others.iter().any(|other| other.as_bytes().starts_with(&prefix))
+    };
+    let own = std::env::vars_os().filter(|(name, _)| !named(name));
+    let own = own.map(|(mut name, value)| {
         name.push("=");
         name.push(value);
         name
     });
-    first.iter().cloned().chain(own).collect()
+    own.chain(others.iter().cloned()).collect()
 }
 
 /// A list for the C library.

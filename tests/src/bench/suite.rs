@@ -4,6 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use super::BenchError;
+use super::containers;
 use super::guests;
 use super::host::{Host, KvmKind};
 use super::linux::{Linux, Scratch, Tap};
@@ -11,6 +12,7 @@ use super::measure::{self, Context, Figure, Measurement};
 use super::options::{Options, SuiteKind};
 use super::stats::Summary;
 use super::subject::{Column, Subject};
+use super::timeline::Timeline;
 use super::vmm::Vmm;
 
 /// After so many failures in a row a VMM is not asked again for that measurement.
@@ -64,6 +66,8 @@ pub struct Results {
     pub rows: Vec<Row>,
     /// The shape of the guest, in words.
     pub guest: String,
+    /// The phases of a start, where they were looked at.
+    pub timeline: Timeline,
 }
 
 /// Runs what the options ask for.
@@ -87,12 +91,14 @@ pub fn run(options: &Options) -> Result<Results, BenchError> {
         kvm: host.kvm,
         limit: options.limit,
     };
+    let (vcpus, memory) = (options.vcpus, options.memory_mib);
     let results = |rows, guest| Results {
         suite: options.suite,
-        host,
+        host: host.clone(),
         columns: vmms.iter().map(Column::from).collect(),
         rows,
         guest,
+        timeline: Timeline::default(),
     };
     match options.suite {
         SuiteKind::Local => {
@@ -109,11 +115,19 @@ pub fn run(options: &Options) -> Result<Results, BenchError> {
                 &context,
                 options.runs,
             );
-            let (vcpus, memory) = (options.vcpus, options.memory_mib);
             Ok(results(
                 rows,
                 format!("Linux, {vcpus} vCPU, {memory} MiB, disks in memory, tap without vhost"),
             ))
+        }
+        SuiteKind::Containers => {
+            let (columns, rows, timeline) = containers::run(options, &context)?;
+            let guest = format!("Linux, {vcpus} vCPU, {memory} MiB; everything on the host in memory");
+            Ok(Results {
+                columns,
+                timeline,
+                ..results(rows, guest)
+            })
         }
     }
 }
@@ -248,8 +262,8 @@ fn progress(round: usize, runs: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::vmm::Kind;
     use crate::bench::measure::Better;
+    use crate::bench::vmm::Kind;
     use std::cell::RefCell;
     use std::path::PathBuf;
     use std::rc::Rc;

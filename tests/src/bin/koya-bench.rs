@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use koya_tests::bench::options::{HELP, Options};
 use koya_tests::bench::report::{self, table};
-use koya_tests::bench::{BenchError, suite};
+use koya_tests::bench::{BenchError, containers, suite};
 
 fn main() -> ExitCode {
     match run() {
@@ -22,7 +22,11 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), BenchError> {
-    let Some(options) = Options::parse(env::args().skip(1))? else {
+    let words: Vec<String> = env::args().skip(1).collect();
+    if let Some(("inside", rest)) = words.split_first().map(|(verb, rest)| (verb.as_str(), rest)) {
+        return containers::inside::run(rest);
+    }
+    let Some(options) = Options::parse(words)? else {
         print!("{HELP}");
         return Ok(());
     };
@@ -30,6 +34,11 @@ fn run() -> Result<(), BenchError> {
     report::write(&results, &options.out)?;
     print!("{}", table::markdown(&results));
     let (folder, name) = (options.out.display(), results.suite.name());
-    println!("\nWritten: {folder}/{name}.md, {name}.json, {name}.svg");
+    let more = if results.timeline.phases().is_empty() {
+        ""
+    } else {
+        ", containers-timeline.svg"
+    };
+    println!("\nWritten: {folder}/{name}.md, {name}.json, {name}.svg{more}");
     Ok(())
 }

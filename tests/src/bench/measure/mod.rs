@@ -150,7 +150,7 @@ impl Context {
 }
 
 /// The milliseconds from the start of a process to `when`.
-fn milliseconds(process: &Process, when: std::time::Instant) -> f64 {
+pub(super) fn milliseconds(process: &Process, when: std::time::Instant) -> f64 {
     when.saturating_duration_since(process.started()).as_secs_f64() * 1e3
 }
 

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::{bound, is_met};
 use crate::bench::measure::Better;
 use crate::bench::suite::{Results, Row, Series};
+use crate::bench::timeline::Phase;
 
 /// The whole run as indented JSON, every sample included.
 #[must_use]
@@ -27,9 +28,21 @@ pub fn document(results: &Results) -> String {
             "load": host.load,
         },
         "programs": programs,
+        "timeline": results.timeline.phases().iter().map(phase).collect::<Vec<_>>(),
         "figures": results.rows.iter().map(figure).collect::<Vec<_>>(),
     });
     format!("{document:#}\n")
+}
+
+/// A phase of a start, in milliseconds since its begin.
+fn phase(phase: &Phase) -> Value {
+    json!({
+        "name": phase.name,
+        "begin": phase.begin,
+        "end": phase.end.median,
+        "end_p10": phase.end.p10,
+        "end_p90": phase.end.p90,
+    })
 }
 
 fn figure(row: &Row) -> Value {

@@ -1,4 +1,5 @@
-//! What a run leaves behind: a table on the terminal, and `<suite>.md`, `.json` and `.svg` in a folder.
+//! What a run leaves behind: a table on the terminal, and `<suite>.md`, `.json` and `.svg` in a folder; and
+//! `<suite>-timeline.svg` where the phases of a start were looked at.
 
 use std::fs;
 use std::path::Path;
@@ -11,6 +12,7 @@ use super::suite::{Results, Row, Series};
 pub mod json;
 pub mod svg;
 pub mod table;
+pub mod timeline;
 
 /// Writes the three files.
 ///
@@ -19,13 +21,16 @@ pub mod table;
 pub fn write(results: &Results, folder: &Path) -> Result<(), BenchError> {
     fs::create_dir_all(folder).map_err(BenchError::path("make", folder))?;
     let name = results.suite.name();
-    let texts = [
-        ("md", table::markdown(results)),
-        ("json", json::document(results)),
-        ("svg", svg::chart(results)),
+    let mut texts = vec![
+        (".md", table::markdown(results)),
+        (".json", json::document(results)),
+        (".svg", svg::chart(results)),
     ];
-    for (kind, text) in texts {
-        let path = folder.join(format!("{name}.{kind}"));
+    if !results.timeline.phases().is_empty() {
+        texts.push(("-timeline.svg", timeline::chart(results)));
+    }
+    for (end, text) in texts {
+        let path = folder.join(format!("{name}{end}"));
         fs::write(&path, text).map_err(BenchError::path("write", &path))?;
     }
     Ok(())
@@ -89,6 +94,7 @@ pub(super) mod tests {
     use crate::bench::measure::Figure;
     use crate::bench::options::SuiteKind;
     use crate::bench::subject::Column;
+    use crate::bench::timeline::Timeline;
     use crate::bench::vmm::Kind;
 
     fn series(kind: Kind, samples: &[f64]) -> Series {
@@ -159,6 +165,7 @@ pub(super) mod tests {
             columns: kinds.map(column).to_vec(),
             rows,
             guest,
+            timeline: Timeline::default(),
         }
     }
 

@@ -9,8 +9,8 @@ use crate::bench::subject::Subject;
 use crate::bench::suite::{Results, Row, Series};
 use crate::bench::vmm::Kind;
 
-const WIDTH: f64 = 1080.0;
-const MARGIN: f64 = 36.0;
+pub(super) const WIDTH: f64 = 1080.0;
+pub(super) const MARGIN: f64 = 36.0;
 const GAP: f64 = 24.0;
 const HEAD: f64 = 104.0;
 const FOOT: f64 = 44.0;
@@ -21,7 +21,7 @@ const BAR_STEP: f64 = 30.0;
 const NAMES: f64 = 124.0;
 const NUMBERS: f64 = 72.0;
 
-const STYLE: &str = "\
+pub(super) const STYLE: &str = "\
 text { font-family: Inter, 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif; fill: #1f2933; } \
 .title { font-size: 22px; font-weight: 700; } \
 .note { font-size: 12px; fill: #616e7c; } \
@@ -54,7 +54,7 @@ pub fn chart(results: &Results) -> String {
         panel(&mut svg, row, x, y, panel_width, panel_height);
     }
     let foot = height - FOOT / 2.0 + 4.0;
-    let note = "Bars: medians. Whiskers: 10th to 90th percentile. Dashed: Koya's goal. All VMMs in one run, taking turns.";
+    let note = "Bars: medians. Whiskers: 10th to 90th percentile. Dashed: Koya's goal. All in one run, those compared taking turns.";
     text(&mut svg, MARGIN, foot, "note", "start", note);
     svg.push_str("</svg>\n");
     svg
@@ -63,8 +63,14 @@ pub fn chart(results: &Results) -> String {
 fn head(svg: &mut String, results: &Results) {
     let title = match results.suite.name() {
         "local" => "Koya and its peers: start-up, memory and exits",
+        "containers" => "Containers in microVMs: koya, and what it is compared with",
         _ => "Koya and its peers: boot, disk and network",
     };
+    heading(svg, results, title);
+}
+
+/// A title, and under it the machine and the guest.
+pub(super) fn heading(svg: &mut String, results: &Results, title: &str) {
     let host = &results.host;
     let machine = format!(
         "{} KVM: {} · {} × {} · Linux {}",
@@ -208,12 +214,12 @@ fn colour(subject: Subject) -> &'static str {
     }
 }
 
-fn shape(svg: &mut String, element: std::fmt::Arguments<'_>) {
+pub(super) fn shape(svg: &mut String, element: std::fmt::Arguments<'_>) {
     // Writing to a string does not fail.
     let _ = writeln!(svg, "{element}");
 }
 
-fn text(svg: &mut String, x: f64, y: f64, class: &str, anchor: &str, words: &str) {
+pub(super) fn text(svg: &mut String, x: f64, y: f64, class: &str, anchor: &str, words: &str) {
     let words = words
         .replace('&', "&amp;")
         .replace('<', "&lt;")

@@ -13,14 +13,40 @@ pub fn markdown(results: &Results) -> String {
         results.host.line(),
         results.guest
     ));
-    text.push_str("Medians, with the 10th to 90th percentile; the VMMs took turns, sample by sample.\n\n");
+    text.push_str(
+        "Medians, with the 10th to 90th percentile; those compared took turns, sample by sample.\n\n",
+    );
     text.push_str(&align(&cells(results)));
     text.push('\n');
     for column in &results.columns {
         text.push_str(&format!("- {}: {}\n", column.subject.label(), column.version));
     }
     text.push_str(&failures(results));
+    text.push_str(&phases(results));
     text
+}
+
+/// The phases of a start, if they were looked at.
+fn phases(results: &Results) -> String {
+    let phases = results.timeline.phases();
+    let Some(whole) = phases.last().map(|phase| phase.end.median) else {
+        return String::new();
+    };
+    let head = ["", "took, ms", "share", "ended at, ms"]
+        .map(str::to_owned)
+        .to_vec();
+    let body = phases.iter().map(|phase| {
+        let took = phase.end.median - phase.begin;
+        let (median, low, high) = (phase.end.median, phase.end.p10, phase.end.p90);
+        vec![
+            phase.name.clone(),
+            number(took),
+            format!("{:.0} %", took / whole * 100.0),
+            format!("{} ({} – {})", number(median), number(low), number(high)),
+        ]
+    });
+    let rows: Vec<Vec<String>> = std::iter::once(head).chain(body).collect();
+    format!("\n## A start, phase by phase\n\n{}", align(&rows))
 }
 
 /// What failed and why; a reason that several figures share is told once.
@@ -43,7 +69,12 @@ fn failures(results: &Results) -> String {
 
 fn cells(results: &Results) -> Vec<Vec<String>> {
     let mut head = vec![String::new()];
-    head.extend(results.columns.iter().map(|column| column.subject.label().to_owned()));
+    head.extend(
+        results
+            .columns
+            .iter()
+            .map(|column| column.subject.label().to_owned()),
+    );
     head.extend(["goal", ""].map(str::to_owned));
     let body = results.rows.iter().map(|row| {
         let mut cells = vec![format!("{}, {}", row.figure.title, row.figure.unit)];

@@ -1,10 +1,16 @@
 //! `koya` as its user runs it.
 
+mod files;
+mod images;
 mod life;
+mod network;
 mod rooms;
 mod run;
+mod system;
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -167,6 +173,25 @@ fn ended(mut child: Child) -> Output {
         "koya does not end: {:?}",
         told(&child.wait_with_output().unwrap())
     );
+}
+
+/// Connects to a server, sends what is to be sent, and takes what it says until it ends; nothing if nobody listens.
+fn exchange(address: &str, sent: &str) -> String {
+    let Ok(mut stream) = TcpStream::connect(address) else {
+        return String::new();
+    };
+    let _ = stream.set_read_timeout(Some(Duration::from_secs(10)));
+    let _ = stream.write_all(sent.as_bytes());
+    let _ = stream.shutdown(Shutdown::Write);
+    let mut said = Vec::new();
+    let _ = stream.read_to_end(&mut said);
+    text(&said)
+}
+
+/// The network namespace of a process.
+fn netns(process: &str) -> String {
+    let link = fs::read_link(format!("/proc/{process}/ns/net")).unwrap();
+    link.display().to_string()
 }
 
 /// Waits until something is so.
