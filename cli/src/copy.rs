@@ -27,21 +27,34 @@ pub fn cp(args: &CpArgs) -> Result<ExitCode, CliError> {
     }
 }
 
-fn copy_in(container: &str, source: &OsStr, target: &str, options: CopyOptions) -> Result<ExitCode, CliError> {
+fn copy_in(
+    container: &str,
+    source: &OsStr,
+    target: &str,
+    options: CopyOptions,
+) -> Result<ExitCode, CliError> {
     with(container, |ends| match source == "-" {
         true => copy::copy_in_stream(ends, io::stdin().lock(), target, options),
         false => copy::copy_in(ends, Path::new(source), target, options),
     })
 }
 
-fn copy_out(container: &str, source: &str, target: &OsStr, options: CopyOptions) -> Result<ExitCode, CliError> {
+fn copy_out(
+    container: &str,
+    source: &str,
+    target: &OsStr,
+    options: CopyOptions,
+) -> Result<ExitCode, CliError> {
     with(container, |ends| {
         if target == "-" {
             return copy::copy_out_stream(ends, source, io::stdout().lock(), options);
         }
         let unpacked = copy::copy_out(ends, source, Path::new(target), options)?;
         if unpacked.skipped > 0 {
-            crate::warn(&format!("{} device nodes or sockets were left out", unpacked.skipped));
+            crate::warn(&format!(
+                "{} device nodes or sockets were left out",
+                unpacked.skipped
+            ));
         }
         Ok(())
     })

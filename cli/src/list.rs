@@ -94,7 +94,10 @@ fn ports(networks: &Networks, container: &Container) -> String {
         return String::new();
     }
     let attached = networks.attached(&container.id).ok().flatten();
-    let ports = attached.iter().flat_map(|attached| &attached.ports).map(ToString::to_string);
+    let ports = attached
+        .iter()
+        .flat_map(|attached| &attached.ports)
+        .map(ToString::to_string);
     ports.collect::<Vec<_>>().join(", ")
 }
 

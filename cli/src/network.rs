@@ -83,7 +83,10 @@ fn list(args: &ListArgs) -> Result<ExitCode, CliError> {
 }
 
 fn subnets(network: &Network) -> String {
-    let subnets = network.subnets.iter().map(|Subnet { subnet, .. }| subnet.to_string());
+    let subnets = network
+        .subnets
+        .iter()
+        .map(|Subnet { subnet, .. }| subnet.to_string());
     subnets.collect::<Vec<_>>().join(",")
 }
 

@@ -104,7 +104,11 @@ fn cards(args: &RunArgs) -> usize {
 }
 
 fn network(args: &HostArgs) -> Result<NetworkRequest, CliError> {
-    if let Some(refused) = args.network.iter().find(|name| name.as_str() == "host" || name.contains(':')) {
+    if let Some(refused) = args
+        .network
+        .iter()
+        .find(|name| name.as_str() == "host" || name.contains(':'))
+    {
         return Err(CliError::ForeignNetwork(refused.clone()));
     }
     let hosts = args.add_host.iter().map(|text| {
@@ -126,7 +130,10 @@ fn network(args: &HostArgs) -> Result<NetworkRequest, CliError> {
 fn volumes(args: &HostArgs, home: &Path) -> Result<Vec<Volume>, CliError> {
     let current = env::current_dir()?;
     let short = args.volume.iter().map(|text| Volume::parse(text, &current, home));
-    let long = args.mount.iter().map(|text| Volume::parse_mount(text, &current, home));
+    let long = args
+        .mount
+        .iter()
+        .map(|text| Volume::parse_mount(text, &current, home));
     let volumes = short.chain(long).collect::<Result<Vec<_>, _>>()?;
     for volume in volumes.iter().filter(|volume| !volume.named) {
         if !volume.source.exists() {

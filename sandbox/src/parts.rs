@@ -12,7 +12,7 @@ use crate::initramfs;
 const FOLDERS: [&str; 2] = ["/usr/local/lib/koya", "/usr/lib/koya"];
 
 /// Folders in which distributions keep virtiofsd.
-const VIRTIOFSD_FOLDERS: [&str; 2] = ["/usr/libexec", "/usr/lib/qemu"];
+const VIRTIOFSD_FOLDERS: [&str; 1] = ["/usr/libexec"];
 
 /// A part is missing, or cannot be used.
 #[derive(Debug, thiserror::Error)]

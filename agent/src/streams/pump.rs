@@ -53,15 +53,35 @@ enum Chunk {
     End,
 }
 
+/// What becomes of output that nobody takes any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unread {
+    /// It is thrown away: the process goes on as if it were read.
+    Drop,
+    /// The pipe is closed: the process cannot write any more.
+    HangUp,
+}
+
 /// From a pipe or terminal into a stream; `drained` is called when all that the
 /// process has written is delivered or given up.
-pub fn output(source: File, child: &Arc<Child>, stream: Option<&Socket>, drained: impl FnOnce()) {
+pub fn output(
+    source: File,
+    child: &Arc<Child>,
+    stream: Option<&Socket>,
+    unread: Unread,
+    drained: impl FnOnce(),
+) {
     let mut source = source;
     let mut sink = stream;
     let mut buffer = vec![0; BUFFER];
     loop {
         match next(&mut source, child, &mut buffer) {
-            Ok(Chunk::Bytes(length)) => deliver(&mut sink, buffer.get(..length).unwrap_or_default()),
+            Ok(Chunk::Bytes(length)) => {
+                let taken = deliver(&mut sink, buffer.get(..length).unwrap_or_default());
+                if !taken && unread == Unread::HangUp {
+                    return drained();
+                }
+            }
             Ok(Chunk::Quiet) => break,
             Ok(Chunk::End) | Err(_) => {
                 close_writing(stream);
@@ -76,14 +96,15 @@ pub fn output(source: File, child: &Arc<Child>, stream: Option<&Socket>, drained
     while matches!(source.read(&mut buffer), Ok(1..)) {}
 }
 
-/// Writes to the stream, if it still takes anything.
-fn deliver(sink: &mut Option<&Socket>, bytes: &[u8]) {
+/// Writes to the stream; whether it still takes anything.
+fn deliver(sink: &mut Option<&Socket>, bytes: &[u8]) -> bool {
     if let Some(mut socket) = *sink
         && socket.write_all(bytes).is_err()
     {
-        // The client has gone; the process may go on.
+        // The client has gone.
         *sink = None;
     }
+    sink.is_some()
 }
 
 fn close_writing(stream: Option<&Socket>) {

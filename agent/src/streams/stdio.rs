@@ -13,7 +13,7 @@ use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
 
 use super::broker::{Broker, Event, Ticket};
-use super::pump::{self, Socket};
+use super::pump::{self, Socket, Unread};
 use super::spawn;
 use crate::children::Child;
 use crate::error::{Result, invalid, runtime, state};
@@ -58,6 +58,8 @@ pub enum Stdio {
         stdout: Option<(Ticket, OwnedFd)>,
         /// The agent's end of stderr.
         stderr: Option<(Ticket, OwnedFd)>,
+        /// What becomes of output that nobody takes any more.
+        unread: Unread,
     },
     /// A terminal, whose master comes when the process does.
     Terminal {
@@ -118,6 +120,11 @@ impl Stdio {
                 stdin,
                 stdout,
                 stderr,
+                unread: if wanted.hang_up {
+                    Unread::HangUp
+                } else {
+                    Unread::Drop
+                },
             },
             ends,
         ))
@@ -141,11 +148,12 @@ impl Stdio {
                     stdin,
                     stdout,
                     stderr,
+                    unread,
                 },
                 _,
             ) => (|| {
                 for (ticket, pipe) in [stdout, stderr].into_iter().flatten() {
-                    streams.start_output(child, ticket, pipe)?;
+                    streams.start_output(child, ticket, pipe, unread)?;
                 }
                 stdin.map_or(Ok(()), |(ticket, pipe)| streams.start_input(child, ticket, pipe))
             })(),
@@ -247,14 +255,22 @@ impl Streams {
         self.changed.notify_all();
     }
 
-    fn start_output(self: &Arc<Self>, child: &Arc<Child>, ticket: Ticket, pipe: OwnedFd) -> io::Result<()> {
+    fn start_output(
+        self: &Arc<Self>,
+        child: &Arc<Child>,
+        ticket: Ticket,
+        pipe: OwnedFd,
+        unread: Unread,
+    ) -> io::Result<()> {
         tell_end(child, &ticket);
         self.begin_output();
         let (streams, child) = (Arc::clone(self), Arc::clone(child));
         spawn("output", move || {
             let stream = pump::await_stream(&ticket);
             stream.iter().for_each(|stream| streams.keep(stream));
-            pump::output(File::from(pipe), &child, stream.as_ref(), || streams.drained());
+            pump::output(File::from(pipe), &child, stream.as_ref(), unread, || {
+                streams.drained()
+            });
         })
     }
 
@@ -296,9 +312,13 @@ impl Streams {
                 // Without a thread there is no keyboard; output goes on.
                 let _ = spawn("keyboard", move || pump::keyboard(&copy, for_input, &child));
             }
-            pump::output(File::from(for_output), &child, stream.as_ref(), || {
-                streams.drained()
-            });
+            pump::output(
+                File::from(for_output),
+                &child,
+                stream.as_ref(),
+                Unread::Drop,
+                || streams.drained(),
+            );
             *lock(&streams.master) = None;
             stream.iter().for_each(pump::linger);
         })

@@ -121,6 +121,25 @@ fn a_client_that_leaves_does_not_end_the_process() {
 }
 
 #[test]
+fn a_client_that_hangs_up_ends_what_writes() {
+    let place = Place::new();
+    place.sleeper("room");
+    let (mut stdio, out) = output();
+    stdio.hang_up = true;
+    let script = process(&["sh", "-c", "yes; echo $? > /tmp/code"]);
+    place
+        .client
+        .exec(exec_request("room", "x", &script, stdio))
+        .unwrap();
+    let mut first = [0; 2];
+    place.stream(out).read_exact(&mut first).unwrap();
+    let process_id = koya_proto::client::ProcessId::exec("room", "x");
+    assert_eq!(place.client.wait(&process_id, Some(LONG)).unwrap().code, 0);
+    let (_, text) = place.exec("room", "y", &process(&["cat", "/tmp/code"]), b"");
+    assert_ne!(text, b"0\n");
+}
+
+#[test]
 fn children_that_keep_stdout_do_not_hold_up_the_end() {
     let place = Place::new();
     place.sleeper("room");

@@ -50,7 +50,12 @@ pub(super) struct Outside {
 impl Outside {
     /// Prepares the networks and volumes of a microVM whose first container is `first`. To be called by a thread that
     /// lives as long as the microVM shall: the volumes go with it.
-    pub fn prepare(records: &Records, folder: &Path, vm: &Vm, first: &Container) -> Result<Self, OutsideError> {
+    pub fn prepare(
+        records: &Records,
+        folder: &Path,
+        vm: &Vm,
+        first: &Container,
+    ) -> Result<Self, OutsideError> {
         let networks = Networks::at(records.home())?;
         // What monitors left that were killed.
         if let Err(error) = networks.sweep(|vm| records.runs(vm)) {
@@ -122,7 +127,8 @@ impl Outside {
             let known = self.sources.iter().position(|known| is_same(known, volume));
             let served = self.volumes.as_ref().map(Volumes::mounts).unwrap_or_default();
             let served = known.and_then(|index| served.get(index));
-            let served = served.ok_or_else(|| OutsideError::NewVolume(volume.source.display().to_string()))?;
+            let served =
+                served.ok_or_else(|| OutsideError::NewVolume(volume.source.display().to_string()))?;
             let mut mount = served.to_mount();
             mount.destination.clone_from(&volume.target);
             mounts.push(mount);
@@ -131,7 +137,11 @@ impl Outside {
             tag: TAG.to_owned(),
             ..Default::default()
         };
-        let shares = if mounts.is_empty() { Vec::new() } else { vec![share] };
+        let shares = if mounts.is_empty() {
+            Vec::new()
+        } else {
+            vec![share]
+        };
         Ok((mounts, shares))
     }
 
@@ -163,7 +173,9 @@ fn is_same(one: &Volume, other: &Volume) -> bool {
 fn sources(records: &Records, first: &Container) -> Vec<Volume> {
     let mut sources: Vec<Volume> = Vec::new();
     let all = records.list().unwrap_or_default();
-    let others = all.iter().filter(|other| other.vm == first.vm && other.id != first.id);
+    let others = all
+        .iter()
+        .filter(|other| other.vm == first.vm && other.id != first.id);
     let others = others.flat_map(|other| &other.settings.volumes);
     let others = others.filter(|volume| volume.named || volume.source.exists());
     for volume in first.settings.volumes.iter().chain(others) {

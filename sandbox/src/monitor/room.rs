@@ -84,7 +84,9 @@ impl Room {
                 stdin: settings.open_stdin,
             },
         };
-        let (named, streams) = stdio::open(vsock, wanted).map_err(StartRoomError::Streams)?;
+        let (mut named, streams) = stdio::open(vsock, wanted).map_err(StartRoomError::Streams)?;
+        // The monitor leaves only when nobody reads any more.
+        named.hang_up = true;
         let room = Self::of(container, furniture.slot, streams, folder).map_err(StartRoomError::Streams)?;
         agent.create(request(container, furniture, named))?;
         let started = agent

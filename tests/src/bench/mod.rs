@@ -5,6 +5,7 @@
 //!                        measure::*         vmm + process                      │
 //!              host ──────────────────────────────────────► results ◄── stats ─┘
 //!                                                             └─► report: table, JSON, SVG
+//!             (containers: a suite of its own, with koya run, crun and runc)
 //! ```
 //!
 //! Rounds are interleaved so that whatever drifts on the machine (frequency, neighbours, caches) hits every

@@ -13,13 +13,14 @@ const START: Option<Goal> = Some(Goal::AtMostTimes(1.3, Subject::BareVmm));
 const EXEC: Option<Goal> = Some(Goal::AtMostTimes(1.5, Subject::Crun));
 
 /// Every figure, in the order of the table.
-pub(super) const FIGURES: [(Figure, &[Subject]); 15] = [
+pub(super) const FIGURES: [(Figure, &[Subject]); 16] = [
     (
         time("run-exit", "koya run --rm IMAGE true, spawn → exit", START),
         RUN,
     ),
+    (time("run-exit-alone", "the same with --network none", START), RUN),
     (
-        time("run-output", "koya run --rm IMAGE echo, spawn → line", START),
+        time("run-output", "spawn → first line, with --network none", START),
         RUN,
     ),
     (

@@ -21,7 +21,7 @@ const CALM: Duration = Duration::from_secs(3);
 const ROUNDS: usize = 3;
 
 pub(super) fn measure(parts: &Parts, context: &Context, options: &Options, sheet: &mut Sheet) {
-    if let Err(error) = idle(parts, context, options, sheet) {
+    if let Err(error) = idle(parts, options, sheet) {
         say(&format!("an idle container: {}", error.in_full()));
         sheet.note("host-memory", Subject::KOYA, Err(&error));
     }
@@ -35,7 +35,7 @@ pub(super) fn measure(parts: &Parts, context: &Context, options: &Options, sheet
     }
 }
 
-fn idle(parts: &Parts, context: &Context, options: &Options, sheet: &mut Sheet) -> Result<(), BenchError> {
+fn idle(parts: &Parts, options: &Options, sheet: &mut Sheet) -> Result<(), BenchError> {
     let image = parts.image.to_string_lossy();
     let words = parts.run_words(&["--detach", "--name", IDLE], &image, &["sleep", "1000000"]);
     parts.says(words.iter().map(String::as_str))?;
@@ -45,7 +45,7 @@ fn idle(parts: &Parts, context: &Context, options: &Options, sheet: &mut Sheet) 
     sheet.note("vmm-memory", Subject::KOYA, Ok(vmm));
     sheet.note("monitor-memory", Subject::KOYA, Ok(monitor));
     sheet.note("host-memory", Subject::KOYA, Ok(vmm + monitor));
-    throughput::measure(parts, context, options.runs, sheet);
+    throughput::measure(parts, options.runs, sheet);
     parts.says(["rm", "--force", IDLE]).map(drop)
 }
 

@@ -5,32 +5,57 @@ use super::tree::BARE_LINE;
 use super::{Sheet, say};
 use crate::bench::BenchError;
 use crate::bench::measure::{Context, milliseconds};
+use crate::bench::process::Process;
 use crate::bench::subject::Subject;
 
 /// What the container says.
 pub(super) const LINE: &str = "koya-bench: container";
 
+/// A start that has no network to wait for, as the bare microVM has none.
+const ALONE: [&str; 3] = ["--rm", "--network", "none"];
+
+/// When a program said its line, and when it had ended, in milliseconds since its start.
+struct Times {
+    line: f64,
+    exit: f64,
+}
+
 /// A first round loads the image and warms the caches.
 pub(super) fn measure(parts: &Parts, context: &Context, runs: usize, sheet: &mut Sheet) {
     for round in 0..=runs {
-        let samples = [
-            ("run-exit", Subject::KOYA, koya_exit(parts, context)),
-            ("run-exit", Subject::BareVmm, bare_exit(parts, context)),
-            ("run-output", Subject::KOYA, koya_line(parts, context)),
-            ("run-output", Subject::BareVmm, bare_line(parts, context)),
-        ];
-        for (figure, subject, sample) in samples {
-            if let Err(error) = &sample {
-                say(&format!("{figure}, {}: {}", subject.label(), error.in_full()));
-            }
-            if round > 0 || sample.is_err() {
-                sheet.note(figure, subject, sample.as_ref().copied());
+        let counts = round > 0;
+        note(
+            "run-exit",
+            Subject::KOYA,
+            koya_true(parts, context).as_ref().copied(),
+            counts,
+            sheet,
+        );
+        let alone = koya(parts, context);
+        let bare = bare(parts, context);
+        for (subject, times) in [(Subject::KOYA, alone), (Subject::BareVmm, bare)] {
+            let line = times.as_ref().map(|times| times.line);
+            note("run-output", subject, line, counts, sheet);
+            let exit = times.as_ref().map(|times| times.exit);
+            note("run-exit-alone", subject, exit, counts, sheet);
+            if subject == Subject::BareVmm {
+                note("run-exit", subject, exit, counts, sheet);
             }
         }
     }
 }
 
-fn koya_exit(parts: &Parts, context: &Context) -> Result<f64, BenchError> {
+fn note(figure: &str, subject: Subject, sample: Result<f64, &BenchError>, counts: bool, sheet: &mut Sheet) {
+    if let Err(error) = sample {
+        say(&format!("{figure}, {}: {}", subject.label(), error.in_full()));
+    }
+    if counts || sample.is_err() {
+        sheet.note(figure, subject, sample);
+    }
+}
+
+/// As its user would: with a network.
+fn koya_true(parts: &Parts, context: &Context) -> Result<f64, BenchError> {
     let image = parts.image.to_string_lossy();
     let words = parts.run_words(&["--rm"], &image, &["true"]);
     let mut koya = parts.spawn(words.iter().map(String::as_str), &context.errors())?;
@@ -41,27 +66,29 @@ fn koya_exit(parts: &Parts, context: &Context) -> Result<f64, BenchError> {
     }
 }
 
-fn koya_line(parts: &Parts, context: &Context) -> Result<f64, BenchError> {
+fn koya(parts: &Parts, context: &Context) -> Result<Times, BenchError> {
     let image = parts.image.to_string_lossy();
-    let words = parts.run_words(&["--rm"], &image, &["echo", LINE]);
-    let mut koya = parts.spawn(words.iter().map(String::as_str), &context.errors())?;
-    let when = koya.line(LINE, context.limit)?;
-    koya.exit(context.limit)?;
-    Ok(milliseconds(&koya, when))
+    let words = parts.run_words(&ALONE, &image, &["echo", LINE]);
+    let koya = parts.spawn(words.iter().map(String::as_str), &context.errors())?;
+    times(koya, LINE, context)
 }
 
-fn bare_exit(parts: &Parts, context: &Context) -> Result<f64, BenchError> {
-    let mut process = context.start(&parts.vmm, &parts.bare_machine())?;
-    let (code, when) = process.exit(context.limit)?;
-    match code {
-        0 => Ok(milliseconds(&process, when)),
-        _ => Err(process.early_exit("a power-off of the guest")),
+fn bare(parts: &Parts, context: &Context) -> Result<Times, BenchError> {
+    times(
+        context.start(&parts.vmm, &parts.bare_machine())?,
+        BARE_LINE,
+        context,
+    )
+}
+
+fn times(mut process: Process, line: &str, context: &Context) -> Result<Times, BenchError> {
+    let said = process.line(line, context.limit)?;
+    let (code, ended) = process.exit(context.limit)?;
+    if code != 0 {
+        return Err(process.early_exit("a good end"));
     }
-}
-
-fn bare_line(parts: &Parts, context: &Context) -> Result<f64, BenchError> {
-    let mut process = context.start(&parts.vmm, &parts.bare_machine())?;
-    let when = process.line(BARE_LINE, context.limit)?;
-    process.exit(context.limit)?;
-    Ok(milliseconds(&process, when))
+    Ok(Times {
+        line: milliseconds(&process, said),
+        exit: milliseconds(&process, ended),
+    })
 }

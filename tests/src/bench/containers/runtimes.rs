@@ -116,7 +116,9 @@ impl Runtime {
             }
             Self::Program(..) => {
                 // Debian's crun refuses versions that are younger than itself.
-                config["ociVersion"] = "1.0.2".into();
+                if let Some(version) = config.get_mut("ociVersion") {
+                    *version = "1.0.2".into();
+                }
                 if let Some(linux) = config.get_mut("linux").and_then(Value::as_object_mut) {
                     linux.insert("cgroupsPath".into(), format!("/{}/{id}", self.name()).into());
                 }

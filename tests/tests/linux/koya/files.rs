@@ -13,11 +13,26 @@ fn volumes_are_the_hosts_files_and_read_only_where_they_are_to_be() {
     fs::write(shared.join("data"), "theirs\n").unwrap();
     fs::write(user.home.path("one.conf"), "single\n").unwrap();
     let path = |name: &str| user.home.path(name).display().to_string();
-    let (folder, read_only) = (format!("{}:/rw", path("shared")), format!("{}:/ro:ro", path("shared")));
-    let file = format!("type=bind,source={},target=/etc/one.conf,readonly", path("one.conf"));
+    let (folder, read_only) = (
+        format!("{}:/rw", path("shared")),
+        format!("{}:/ro:ro", path("shared")),
+    );
+    let file = format!(
+        "type=bind,source={},target=/etc/one.conf,readonly",
+        path("one.conf")
+    );
     let script = "cat /rw/data /ro/data /etc/one.conf; echo ours > /rw/new; \
         touch /ro/no 2>/dev/null && echo wrote; echo x 2>/dev/null > /etc/one.conf && echo wrote; cat /named/* || echo first > /named/kept";
-    let options = ["-v", &folder, "-v", &read_only, "--mount", &file, "-v", "data:/named"];
+    let options = [
+        "-v",
+        &folder,
+        "-v",
+        &read_only,
+        "--mount",
+        &file,
+        "-v",
+        "data:/named",
+    ];
     let (out, errors, _) = told(&user.run(&options, &["sh", "-c", script]));
     assert_eq!(out, "theirs\ntheirs\nsingle\n", "{errors}");
     assert_eq!(fs::read_to_string(shared.join("new")).unwrap(), "ours\n");
@@ -27,7 +42,10 @@ fn volumes_are_the_hosts_files_and_read_only_where_they_are_to_be() {
 
     let missing = format!("{}:/x", path("missing"));
     let (_, errors, code) = told(&user.run(&["-v", &missing], &["true"]));
-    assert!(code == Some(125) && errors.contains("missing") && errors.lines().count() == 1, "{errors}");
+    assert!(
+        code == Some(125) && errors.contains("missing") && errors.lines().count() == 1,
+        "{errors}"
+    );
     assert!(user.has_nothing_left(), "something is left behind");
 }
 
@@ -35,7 +53,15 @@ fn volumes_are_the_hosts_files_and_read_only_where_they_are_to_be() {
 fn copies_keep_what_files_are() {
     let user = User::new();
     let image = user.image();
-    user.says(&["run", "-d", "--name", "web", image.to_str().unwrap(), "sleep", "1000"]);
+    user.says(&[
+        "run",
+        "-d",
+        "--name",
+        "web",
+        image.to_str().unwrap(),
+        "sleep",
+        "1000",
+    ]);
     let tree = user.home.path("tree");
     fs::create_dir_all(tree.join("inner")).unwrap();
     fs::write(tree.join("inner/file"), vec![7; 100_000]).unwrap();
@@ -43,14 +69,29 @@ fn copies_keep_what_files_are() {
     symlink("inner/file", tree.join("link")).unwrap();
     let path = |name: &str| user.home.path(name).display().to_string();
     user.says(&["cp", &path("tree"), "web:/root/"]);
-    let seen = user.says(&["exec", "web", "sh", "-c", "wc -c < /root/tree/link; ls -l /root/tree/link"]);
-    assert!(seen.starts_with("100000\n") && seen.contains("link -> inner/file"), "{seen}");
+    let seen = user.says(&[
+        "exec",
+        "web",
+        "sh",
+        "-c",
+        "wc -c < /root/tree/link; ls -l /root/tree/link",
+    ]);
+    assert!(
+        seen.starts_with("100000\n") && seen.contains("link -> inner/file"),
+        "{seen}"
+    );
     user.says(&["cp", "web:/root/tree", &path("back")]);
     let file = user.home.path("back/inner/file");
     assert_eq!(fs::read(&file).unwrap(), vec![7; 100_000]);
-    let (before, after) = (fs::metadata(tree.join("inner/file")).unwrap(), fs::metadata(&file).unwrap());
+    let (before, after) = (
+        fs::metadata(tree.join("inner/file")).unwrap(),
+        fs::metadata(&file).unwrap(),
+    );
     assert_eq!((before.mode(), before.mtime()), (after.mode(), after.mtime()));
-    assert_eq!(fs::read_link(user.home.path("back/link")).unwrap().to_str(), Some("inner/file"));
+    assert_eq!(
+        fs::read_link(user.home.path("back/link")).unwrap().to_str(),
+        Some("inner/file")
+    );
     let (_, errors, code) = told(&user.done(&["cp", "web:/no/such", &path("x")]));
     assert!(code == Some(125) && errors.contains("/no/such"), "{errors}");
     user.says(&["rm", "-f", "web"]);

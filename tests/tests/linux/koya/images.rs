@@ -22,7 +22,11 @@ impl Drop for Registry {
 
 impl Registry {
     fn new(user: &User) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
         let config = user.home.file(
             "registry.yml",
             format!(
@@ -31,13 +35,19 @@ impl Registry {
             ),
         );
         let mut command = Command::new("docker-registry");
-        command.arg("serve").arg(config).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+            .arg("serve")
+            .arg(config)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         let registry = Self {
             port,
             process: command.spawn().unwrap(),
         };
         let address = format!("127.0.0.1:{port}");
-        until("no registry", || exchange(&address, "GET /v2/ HTTP/1.0\r\n\r\n").contains("200 OK"));
+        until("no registry", || {
+            exchange(&address, "GET /v2/ HTTP/1.0\r\n\r\n").contains("200 OK")
+        });
         registry
     }
 
@@ -48,8 +58,20 @@ impl Registry {
         succeed(Command::new("umoci").arg("init").arg("--layout").arg(&layout));
         succeed(Command::new("umoci").args(["new", "--image", &image]));
         let root = user.home.path("root");
-        succeed(Command::new("umoci").args(["insert", "--image", &image]).arg(&root).arg("/"));
-        let command = ["--config.cmd", "/bin/sh", "--config.cmd", "-c", "--config.cmd", "echo from $WHERE"];
+        succeed(
+            Command::new("umoci")
+                .args(["insert", "--image", &image])
+                .arg(&root)
+                .arg("/"),
+        );
+        let command = [
+            "--config.cmd",
+            "/bin/sh",
+            "--config.cmd",
+            "-c",
+            "--config.cmd",
+            "echo from $WHERE",
+        ];
         succeed(
             Command::new("umoci")
                 .args(["config", "--image", &image, "--config.env", "WHERE=registry"])
@@ -72,13 +94,19 @@ fn an_image_is_pulled_when_it_is_missing_and_told_about_when_it_cannot_be() {
     registry.push(&user, "app:1");
     let name = format!("localhost:{}/app:1", registry.port);
     let (out, errors, code) = told(&user.done(&["run", "--rm", "--network", "none", &name]));
-    assert_eq!((out.as_str(), errors.as_str(), code), ("from registry\n", "", Some(0)));
+    assert_eq!(
+        (out.as_str(), errors.as_str(), code),
+        ("from registry\n", "", Some(0))
+    );
     assert!(user.says(&["images", "--format", "{{.Image}}"]).contains(&name));
     user.says(&["pull", "--quiet", &name]);
 
     let missing = format!("localhost:{}/app:2", registry.port);
     let (_, errors, code) = told(&user.done(&["run", "--rm", &missing]));
-    assert!(code == Some(125) && errors.contains("app:2") && errors.lines().count() == 1, "{errors}");
+    assert!(
+        code == Some(125) && errors.contains("app:2") && errors.lines().count() == 1,
+        "{errors}"
+    );
     let (_, errors, code) = told(&user.done(&["run", "--rm", "--pull", "never", &missing]));
     assert!(code == Some(125) && errors.contains("app:2"), "{errors}");
     drop(registry);

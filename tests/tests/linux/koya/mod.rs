@@ -7,6 +7,7 @@ mod network;
 mod rooms;
 mod run;
 mod system;
+mod tour;
 
 use std::fs;
 use std::io::{Read, Write};

@@ -15,21 +15,41 @@ fn serve(user: &User, name: &str, options: &[&str], word: &str) {
 #[test]
 fn containers_are_reached_by_port_and_by_name_and_leave_nothing() {
     let user = User::new();
-    assert_eq!(user.says(&["network", "create", "--subnet", "10.77.0.0/24", "inner"]), "inner\n");
-    serve(&user, "web", &["-p", "18081:80", "--network", "inner"], "web-answers");
-    until("the port is not published", || exchange("127.0.0.1:18081", "") == "web-answers\n");
+    assert_eq!(
+        user.says(&["network", "create", "--subnet", "10.77.0.0/24", "inner"]),
+        "inner\n"
+    );
+    serve(
+        &user,
+        "web",
+        &["-p", "18081:80", "--network", "inner"],
+        "web-answers",
+    );
+    until("the port is not published", || {
+        exchange("127.0.0.1:18081", "") == "web-answers\n"
+    });
     let listed = user.says(&["ps", "--format", "{{.Ports}}"]);
     assert_eq!(listed, "0.0.0.0:18081->80/tcp\n");
     let address = user.field("web", ".NetworkSettings.IPAddress");
     assert!(address.starts_with("10.77.0."), "{address}");
 
     // Somebody else in the network, in a microVM of his own.
-    let asked = ["sh", "-c", "busybox nc web 80 < /dev/null; busybox ip -4 addr show eth0"];
+    let asked = [
+        "sh",
+        "-c",
+        "busybox nc web 80 < /dev/null; busybox ip -4 addr show eth0",
+    ];
     let (out, errors, _) = told(&user.run(&["--network", "inner", "--vm-memory", "128m"], &asked));
-    assert!(out.starts_with("web-answers\n") && out.contains("10.77.0."), "{out}{errors}");
+    assert!(
+        out.starts_with("web-answers\n") && out.contains("10.77.0."),
+        "{out}{errors}"
+    );
     // The port is taken, and the network in use.
     let (_, errors, code) = told(&user.run(&["-p", "18081:80"], &["true"]));
-    assert!(code == Some(125) && errors.contains("18081") && errors.lines().count() == 1, "{errors}");
+    assert!(
+        code == Some(125) && errors.contains("18081") && errors.lines().count() == 1,
+        "{errors}"
+    );
     let (_, errors, code) = told(&user.done(&["network", "rm", "inner"]));
     assert!(code == Some(1) && errors.contains("inner"), "{errors}");
     user.says(&["rm", "-f", "web"]);
@@ -45,10 +65,27 @@ fn two_rooms_of_one_house_have_the_same_port() {
     serve(&user, "one", &["-p", "18082:80"], "first");
     let image = user.image();
     let script = "busybox nc -ll -p 80 -e busybox echo second";
-    let words = ["run", "-d", "--name", "two", "--vm", "one", "-p", "18083:80", image.to_str().unwrap(), "sh", "-c", script];
+    let words = [
+        "run",
+        "-d",
+        "--name",
+        "two",
+        "--vm",
+        "one",
+        "-p",
+        "18083:80",
+        image.to_str().unwrap(),
+        "sh",
+        "-c",
+        script,
+    ];
     user.says(&words);
-    until("the first does not answer", || exchange("127.0.0.1:18082", "") == "first\n");
-    until("the second does not answer", || exchange("127.0.0.1:18083", "") == "second\n");
+    until("the first does not answer", || {
+        exchange("127.0.0.1:18082", "") == "first\n"
+    });
+    until("the second does not answer", || {
+        exchange("127.0.0.1:18083", "") == "second\n"
+    });
     let said = user.says(&["exec", "one", "sh", "-c", "busybox nc two 80 < /dev/null"]);
     assert_eq!(said, "second\n");
     user.says(&["rm", "-f", "one", "two"]);

@@ -40,10 +40,25 @@ fn visit() -> &'static Visit {
         let image = from_env("KOYA_SYSTEM");
         let volume = format!("{}:/var/www/html", site.display());
         user.says(&[
-            "run", "-d", "--name", "web", "--system", "-p", "18080:80", "-v", &volume, "--tmpfs",
-            "/var/lib/containers:exec", "--memory", "400m", image.to_str().unwrap(),
+            "run",
+            "-d",
+            "--name",
+            "web",
+            "--system",
+            "-p",
+            "18080:80",
+            "-v",
+            &volume,
+            "--tmpfs",
+            "/var/lib/containers:exec",
+            "--memory",
+            "400m",
+            image.to_str().unwrap(),
         ]);
-        eventually(&user, &["exec", "web", "test", "-S", "/run/dbus/system_bus_socket"]);
+        eventually(
+            &user,
+            &["exec", "web", "test", "-S", "/run/dbus/system_bus_socket"],
+        );
         let exec = |words: &[&str]| {
             let mut all = vec!["exec", "web"];
             all.extend(words);
@@ -53,15 +68,33 @@ fn visit() -> &'static Visit {
         let shell = |script: &str| exec(&["sh", "-c", script]);
         let state = exec(&["systemctl", "is-system-running", "--wait"]);
         let failed = exec(&["systemctl", "--failed", "--no-legend", "--plain"]);
-        let services = exec(&["systemctl", "list-units", "--type=service", "--state=running", "--plain", "--no-legend"]);
+        let services = exec(&[
+            "systemctl",
+            "list-units",
+            "--type=service",
+            "--state=running",
+            "--plain",
+            "--no-legend",
+        ]);
         let page = exchange("127.0.0.1:18080", "GET / HTTP/1.0\r\n\r\n");
         user.says(&["cp", root.to_str().unwrap(), "web:/root/busybox"]);
-        let nested = shell("podman run --rm --network none --rootfs /root/busybox sh -c 'echo nested as $(id -u)'");
+        let nested =
+            shell("podman run --rm --network none --rootfs /root/busybox sh -c 'echo nested as $(id -u)'");
         let nested_network = shell(
             "tar -C /root/busybox -c . | podman import --quiet - inner:1 > /dev/null && \
              podman run --rm inner:1 ls /sys/class/net",
         );
-        user.says(&["run", "-d", "--name", "db", "--vm", "web", image.to_str().unwrap(), "sleep", "1000"]);
+        user.says(&[
+            "run",
+            "-d",
+            "--name",
+            "db",
+            "--vm",
+            "web",
+            image.to_str().unwrap(),
+            "sleep",
+            "1000",
+        ]);
         let second = user.says(&["exec", "db", "sh", "-c", "ps -e -o args; ping -c 1 -q web"]);
         let log_before = user.says(&["logs", "web"]);
         let visit = Visit {
@@ -71,7 +104,10 @@ fn visit() -> &'static Visit {
             page,
             ids: shell("cat /proc/self/uid_map; id -u"),
             user: exec(&["-u", "www-data", "id", "-un"]),
-            namespaces: (netns("self"), shell("readlink /proc/1/ns/net /proc/1/ns/user /proc/1/ns/time")),
+            namespaces: (
+                netns("self"),
+                shell("readlink /proc/1/ns/net /proc/1/ns/user /proc/1/ns/time"),
+            ),
             shared: shell("stat -c %u /var/www/html/index.html; echo theirs > /var/www/html/new"),
             nested,
             nested_network,
@@ -99,7 +135,11 @@ fn eventually(user: &User, words: &[&str]) {
         if output.status.success() {
             return;
         }
-        assert!(begun.elapsed() < PATIENCE, "koya {words:?}: {}", text(&output.stderr));
+        assert!(
+            begun.elapsed() < PATIENCE,
+            "koya {words:?}: {}",
+            text(&output.stderr)
+        );
         thread::sleep(Duration::from_millis(500));
     }
 }
@@ -108,7 +148,12 @@ fn eventually(user: &User, words: &[&str]) {
 fn systemd_is_running_and_no_unit_has_failed() {
     let visit = visit();
     assert_eq!((visit.state.as_str(), visit.failed.as_str()), ("running\n", ""));
-    for service in ["nginx.service", "cron.service", "dbus.service", "systemd-journald.service"] {
+    for service in [
+        "nginx.service",
+        "cron.service",
+        "dbus.service",
+        "systemd-journald.service",
+    ] {
         assert!(visit.services.contains(service), "{service}: {}", visit.services);
     }
 }
@@ -116,7 +161,10 @@ fn systemd_is_running_and_no_unit_has_failed() {
 #[test]
 fn its_services_answer_at_published_ports_with_the_hosts_files() {
     let page = &visit().page;
-    assert!(page.starts_with("HTTP/1.1 200") && page.ends_with("the host's page\n"), "{page}");
+    assert!(
+        page.starts_with("HTTP/1.1 200") && page.ends_with("the host's page\n"),
+        "{page}"
+    );
 }
 
 #[test]
@@ -145,7 +193,10 @@ fn podman_runs_a_container_in_it() {
 #[test]
 fn a_second_room_sees_its_neighbour_in_the_network_only() {
     let second = &visit().second;
-    assert!(second.contains("sleep 1000") && !second.contains("nginx"), "{second}");
+    assert!(
+        second.contains("sleep 1000") && !second.contains("nginx"),
+        "{second}"
+    );
     assert!(second.contains("1 packets transmitted, 1 received"), "{second}");
 }
 
@@ -153,6 +204,10 @@ fn a_second_room_sees_its_neighbour_in_the_network_only() {
 fn a_stop_is_a_clean_shutdown() {
     let visit = visit();
     assert_eq!(visit.stopped, "0");
-    assert!(visit.log.contains("Power-Off") || visit.log.contains("Powering off"), "{}", visit.log);
+    assert!(
+        visit.log.contains("Power-Off") || visit.log.contains("Powering off"),
+        "{}",
+        visit.log
+    );
     assert!(!visit.left, "something is left behind");
 }
