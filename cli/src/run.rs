@@ -1,6 +1,7 @@
 //! `koya run`, `create`, `start` and `attach`.
 
 use std::fs;
+use std::io::{self, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 use koya_image::Image;
 use koya_sandbox::monitor::{self, Connection, Program};
 use koya_sandbox::state::{Container, NewContainer, Place, Records};
+use koya_sandbox::timeline::{Mark, Timeline};
 
 use crate::args::{AttachArgs, RunArgs, StartArgs};
 use crate::attach::{Attachment, framed};
@@ -18,6 +20,7 @@ use crate::home::{Home, agent_of};
 use crate::images;
 use crate::settings;
 use crate::signals::Relay;
+use crate::table::Table;
 
 /// How long a monitor may take to give up a microVM that boots.
 const GIVING_UP: Duration = Duration::from_secs(10);
@@ -34,9 +37,12 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
     if !args.detach {
         attachment.check()?;
     }
+    let timeline = Timeline::default();
+    timeline.mark("koya begins");
     let home = Home::find()?;
     let records = home.records()?;
     let (name, image) = image(&home, args)?;
+    timeline.mark("image is found");
     let new = new_container(&home, &records, args, &name, &image)?;
     let disk = home.images()?.disk(&image)?;
     let relay = Relay::start().map_err(CliError::Signals)?;
@@ -49,7 +55,30 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
         crate::print(&container.id)?;
         return Ok(ExitCode::SUCCESS);
     }
-    follow(&records, &container, connection, attachment, &relay)
+    if !args.timings {
+        return follow(&records, &container, connection, attachment, &relay);
+    }
+    let mut marks = timeline.take();
+    marks.extend(connection.marks().iter().cloned());
+    let ended = follow(&records, &container, connection, attachment, &relay);
+    timeline.mark("container has ended");
+    marks.extend(timeline.take());
+    tell(&mut marks)?;
+    ended
+}
+
+/// Tells when what was done, in milliseconds since the first of it.
+fn tell(marks: &mut [Mark]) -> Result<(), CliError> {
+    marks.sort_by_key(|mark| mark.at);
+    let mut before = marks.first().map_or(0, |first| first.at);
+    let begun = before;
+    let mut table = Table::new(["AT MS", "TOOK MS", "WHAT"]);
+    for mark in marks {
+        let milliseconds = |since: u64| format!("{:.2}", mark.at.saturating_sub(since) as f64 / 1e6);
+        table.add([milliseconds(begun), milliseconds(before), mark.what.clone()]);
+        before = mark.at;
+    }
+    Ok(writeln!(io::stderr(), "{table}")?)
 }
 
 /// `koya create`

@@ -22,6 +22,7 @@ pub mod sockets;
 pub mod state;
 pub mod stdio;
 mod tail;
+pub mod timeline;
 pub mod volumes;
 
 pub use sandbox::{Disk, Sandbox, SandboxSpec, Share, StartError};

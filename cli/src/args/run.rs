@@ -75,6 +75,9 @@ pub struct RunArgs {
     /// Seconds that it has to stop, until SIGKILL
     #[arg(long, default_value_t = 10, value_name = "SECONDS")]
     pub stop_timeout: u64,
+    /// Tell afterwards when what was done
+    #[arg(long, conflicts_with = "detach")]
+    pub timings: bool,
     /// When to pull the image from its registry
     #[arg(long, default_value = "missing", value_parser = ["missing", "always", "never"])]
     pub pull: String,

@@ -15,6 +15,7 @@ use crate::parts::Parts;
 use crate::sandbox::{Sandbox, SandboxSpec, StartError};
 use crate::scratch::{self, ScratchError};
 use crate::state::{Container, Records, Vm};
+use crate::timeline::Timeline;
 
 /// The disk that takes what containers write, in the microVM's folder.
 const SCRATCH: &str = "scratch.ext4";
@@ -43,9 +44,12 @@ pub(super) fn boot(
     container: &Container,
     client: &UnixStream,
 ) -> Result<Monitor, BootError> {
+    let timeline = Timeline::default();
+    timeline.mark("monitor begins");
     let folder = records.vm_folder(&vm.id);
     let scratch = scratch(&folder, vm.settings.storage)?;
     let mut outside = Outside::prepare(records, &folder, &vm, container)?;
+    timeline.mark("host is prepared");
     let image = records.image(&container.id);
     let slots = Slots::new(&folder, vm.settings.rooms, &image);
     let spec = SandboxSpec {
@@ -61,13 +65,17 @@ pub(super) fn boot(
     let sandbox = thread::scope(|scope| {
         scope.spawn(|| outside.attach_early(container));
         Sandbox::start(parts, &spec, &folder, shared, abandoned, |pid| {
+            timeline.mark("VMM is started");
             vm.vmm_pid = Some(pid);
             // Without it the microVM runs all the same; only a hung one is then harder to end.
             let _ = records.save_vm(&vm);
         })
     });
     match sandbox {
-        Ok(sandbox) => Ok(Monitor::new(records, sandbox, slots, outside, vm)),
+        Ok(sandbox) => {
+            timeline.mark("agent answers");
+            Ok(Monitor::new(records, sandbox, slots, outside, vm, timeline))
+        }
         Err(source) => {
             outside.dismantle(&vm.id);
             Err(match outside.complaint() {

@@ -16,6 +16,7 @@ use super::output::own_log;
 use super::protocol::{Answer, Frame, Kind, MAX_PAYLOAD, Request, frame, read_frame, receive, send};
 use crate::sockets;
 use crate::state::{Container, Exit, Records};
+use crate::timeline::Mark;
 
 /// How long it is tried to find a monitor, or to become the one who starts it.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -64,6 +65,7 @@ pub struct Program {
 /// A connection over which a container's streams go.
 pub struct Connection {
     socket: UnixStream,
+    marks: Vec<Mark>,
 }
 
 /// What comes over a [`Connection`].
@@ -104,8 +106,8 @@ pub fn start(
         };
         if let Some(socket) = socket {
             asked(&socket);
-            if ask(&socket, &request, &folder)? {
-                return Ok(Connection { socket });
+            if let Some(marks) = ask(&socket, &request, &folder)? {
+                return Ok(Connection { socket, marks });
             }
         }
         thread::sleep(PAUSE);
@@ -124,8 +126,8 @@ pub fn attach(records: &Records, container: &Container) -> Result<Connection, Mo
     let folder = records.vm_folder(&container.vm);
     let socket = sockets::connect(&folder.join(SOCKET)).map_err(MonitorError::Socket)?;
     match ask(&socket, &request, &folder)? {
-        true => Ok(Connection { socket }),
-        false => Err(MonitorError::Ended("it goes down".to_owned())),
+        Some(marks) => Ok(Connection { socket, marks }),
+        None => Err(MonitorError::Ended("it goes down".to_owned())),
     }
 }
 
@@ -140,17 +142,17 @@ pub fn remove(records: &Records, container: &Container, force: bool) -> Result<b
     };
     let folder = records.vm_folder(&container.vm);
     match sockets::connect(&folder.join(SOCKET)) {
-        Ok(socket) => ask(&socket, &request, &folder),
+        Ok(socket) => Ok(ask(&socket, &request, &folder)?.is_some()),
         Err(_) => Ok(false),
     }
 }
 
-/// Asks for something; `false` if the monitor goes down.
-fn ask(socket: &UnixStream, request: &Request, folder: &Path) -> Result<bool, MonitorError> {
+/// Asks for something, and gets to know when what was done; `None` if the monitor goes down.
+fn ask(socket: &UnixStream, request: &Request, folder: &Path) -> Result<Option<Vec<Mark>>, MonitorError> {
     let answer = send(socket, request).and_then(|()| receive(socket));
     match answer {
-        Ok(Answer::Done {}) => Ok(true),
-        Ok(Answer::Busy {}) => Ok(false),
+        Ok(Answer::Done { marks }) => Ok(Some(marks)),
+        Ok(Answer::Busy {}) => Ok(None),
         Ok(Answer::Failed { message, code }) => Err(MonitorError::Refused { message, code }),
         Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(MonitorError::Socket(error)),
         Err(error) => Err(MonitorError::Ended(
@@ -198,7 +200,15 @@ impl Connection {
     /// Those of `dup(2)`.
     pub fn try_clone(&self) -> io::Result<Self> {
         let socket = self.socket.try_clone()?;
-        Ok(Self { socket })
+        Ok(Self {
+            socket,
+            marks: Vec::new(),
+        })
+    }
+
+    /// When what was done to start the container.
+    pub fn marks(&self) -> &[Mark] {
+        &self.marks
     }
 
     /// A buffer for [`Connection::next_event`].

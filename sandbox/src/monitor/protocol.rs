@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  {"start":{"container":"0123456789ab","attach":true}}
-//!  {"done":{}}
+//!  {"done":{"marks":[]}}
 //!  ┌──────┬────────────┬─────────┐
 //!  │ kind │ length, LE │ payload │   …
 //!  └─ 1 ──┴──── 4 ─────┴ ≤ 64 Ki ┘
@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::ends::one_line;
+use crate::timeline::Mark;
 
 /// Longest line of a request or an answer.
 const MAX_LINE: usize = 64 << 10;
@@ -57,7 +58,12 @@ pub(crate) enum Request {
 #[serde(rename_all = "camelCase")]
 pub(crate) enum Answer {
     /// It is done.
-    Done {},
+    #[serde(rename_all = "camelCase")]
+    Done {
+        /// When what was done.
+        #[serde(default)]
+        marks: Vec<Mark>,
+    },
     /// The microVM is going down, or is another monitor's: ask again, from the beginning.
     Busy {},
     /// It cannot be done.
@@ -71,6 +77,11 @@ pub(crate) enum Answer {
 }
 
 impl Answer {
+    /// That it is done.
+    pub fn done() -> Self {
+        Self::Done { marks: Vec::new() }
+    }
+
     /// That it cannot be done, because of an error and its causes.
     pub fn failed(error: &dyn std::error::Error, code: u8) -> Self {
         let message = one_line(error);

@@ -22,6 +22,7 @@ use super::slots::{SlotError, Slots};
 use crate::sandbox::Sandbox;
 use crate::sockets;
 use crate::state::{Container, Records, StateError, Status, Vm, VmLock, now};
+use crate::timeline::Timeline;
 
 /// How long a client may take to say what it wants.
 const REQUEST_PATIENCE: Duration = Duration::from_secs(10);
@@ -43,6 +44,7 @@ pub(super) struct Monitor {
     sandbox: Sandbox,
     slots: Slots,
     outside: Outside,
+    timeline: Timeline,
     vm: Mutex<Vm>,
     table: Mutex<Table>,
     changed: Condvar,
@@ -95,12 +97,20 @@ impl RequestError {
 
 impl Monitor {
     /// One whose microVM has booted, with the first place furnished.
-    pub fn new(records: &Records, sandbox: Sandbox, slots: Slots, outside: Outside, vm: Vm) -> Self {
+    pub fn new(
+        records: &Records,
+        sandbox: Sandbox,
+        slots: Slots,
+        outside: Outside,
+        vm: Vm,
+        timeline: Timeline,
+    ) -> Self {
         Self {
             records: records.clone(),
             sandbox,
             slots,
             outside,
+            timeline,
             vm: Mutex::new(vm),
             table: Mutex::default(),
             changed: Condvar::new(),
@@ -195,7 +205,7 @@ impl Monitor {
             Request::Start { container, attach } => self.start(container, *attach, number, &client, first),
             Request::Attach { container } => self.attach(container, number, &client),
             Request::Remove { container, force } => self.remove(container, *force).map(|()| {
-                let _ = send(&client, &Answer::Done {});
+                let _ = send(&client, &Answer::done());
                 None
             }),
         };
@@ -211,7 +221,7 @@ impl Monitor {
         let room = lock(&self.table).rooms.get(id).cloned();
         let room = room.ok_or_else(|| RequestError::NotRunning(id.to_owned()))?;
         let socket = client.try_clone().map_err(RequestError::Client)?;
-        send(&socket, &Answer::Done {}).map_err(RequestError::Client)?;
+        send(&socket, &Answer::done()).map_err(RequestError::Client)?;
         let visitor = Visitor {
             number,
             socket,
@@ -261,8 +271,10 @@ impl Monitor {
         if let Err(error) = self.records.save(&container) {
             complain(&error.to_string());
         }
+        self.timeline.mark("container runs");
         // Before anything that it writes, which may follow at once.
-        let _ = send(client, &Answer::Done {});
+        let marks = self.timeline.take();
+        let _ = send(client, &Answer::Done { marks });
         let room = Arc::clone(&served.0);
         lock(&self.table)
             .rooms
@@ -302,6 +314,7 @@ impl Monitor {
             .attach(container)
             .map_err(RequestError::from)
             .and_then(|attached| {
+                self.timeline.mark("networks are attached");
                 let furniture = Furniture {
                     slot,
                     image_bytes,
