@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use koya_proto::client::ProcessId;
-use koya_sandbox::monitor;
+use koya_sandbox::monitor::{self, Connection, Event};
 use koya_sandbox::state::{Container, Records, Status};
 
 use crate::args::{ContainersArgs, KillArgs, RmArgs, StopArgs};
@@ -79,8 +79,7 @@ pub fn kill(args: &KillArgs) -> Result<ExitCode, CliError> {
 /// [`CliError`], when nothing could be done at all.
 pub fn pause(args: &ContainersArgs) -> Result<ExitCode, CliError> {
     each(&args.containers, |records, container| {
-        agent_of(records, container)?.pause(&container.id)?;
-        note(records, container, Status::Paused)
+        freeze(records, container, true)
     })
 }
 
@@ -90,20 +89,14 @@ pub fn pause(args: &ContainersArgs) -> Result<ExitCode, CliError> {
 /// [`CliError`], when nothing could be done at all.
 pub fn unpause(args: &ContainersArgs) -> Result<ExitCode, CliError> {
     each(&args.containers, |records, container| {
-        agent_of(records, container)?.resume(&container.id)?;
-        note(records, container, Status::Running)
+        freeze(records, container, false)
     })
 }
 
-/// Writes down that a container is frozen, or no longer.
-fn note(records: &Records, container: &Container, status: Status) -> Result<(), CliError> {
-    match records.look(&container.id) {
-        // The monitor writes when it ends, and has the last word.
-        Some(mut now) if now.is_active() => {
-            now.status = status;
-            Ok(records.save(&now)?)
-        }
-        _ => Ok(()),
+fn freeze(records: &Records, container: &Container, frozen: bool) -> Result<(), CliError> {
+    match container.is_active() {
+        true => Ok(monitor::freeze(records, container, frozen)?),
+        false => Err(CliError::NotRunning(container.name.clone())),
     }
 }
 
@@ -128,6 +121,17 @@ pub fn wait(args: &ContainersArgs) -> Result<ExitCode, CliError> {
 
 /// The exit code of a container, once it has ended.
 fn wait_for(records: &Records, mut container: Container) -> u8 {
+    // Of one that is removed at its end, only its monitor can tell.
+    if let Ok(connection) = monitor::attach(records, &container) {
+        let mut buffer = Connection::buffer();
+        loop {
+            match connection.next_event(&mut buffer) {
+                Event::Exit(exit) => return exit.code,
+                Event::Lost => break,
+                _ => {}
+            }
+        }
+    }
     while container.is_active() {
         thread::sleep(PAUSE);
         match records.look(&container.id) {
@@ -148,7 +152,11 @@ pub fn rm(args: &RmArgs) -> Result<ExitCode, CliError> {
     })
 }
 
-fn remove(records: &Records, container: &Container, force: bool) -> Result<(), CliError> {
+/// Removes a container; with `force`, whatever it does.
+///
+/// # Errors
+/// [`CliError`]
+pub fn remove(records: &Records, container: &Container, force: bool) -> Result<(), CliError> {
     if container.is_active() {
         if !force {
             return Err(CliError::Runs(container.name.clone()));

@@ -24,9 +24,15 @@ const FILTERS: &str = "id, name, label, status, exited, vm, ancestor";
 pub fn ps(args: &PsArgs) -> Result<ExitCode, CliError> {
     let form = Form::parse(&args.list.format)?;
     let filters = args.filter.iter().map(|text| Filter::parse(text));
-    let filters = filters.collect::<Result<Vec<_>, _>>()?;
+    let mut filters = filters.collect::<Result<Vec<_>, _>>()?;
     let home = Home::find()?;
     let mut all = home.records()?.list()?;
+    for filter in filters.iter_mut().filter(|filter| filter.key == "vm") {
+        // A microVM is known by the names of those who live in it.
+        if let Some(named) = all.iter().find(|container| container.name == filter.value) {
+            filter.value.clone_from(&named.vm);
+        }
+    }
     let by_status = filters
         .iter()
         .any(|filter| matches!(filter.key.as_str(), "status" | "exited"));
@@ -197,7 +203,7 @@ impl Filter {
         match self.key.as_str() {
             "id" => container.id.starts_with(value),
             "name" => container.name.contains(value),
-            "vm" => container.vm.starts_with(value) || container.name == value,
+            "vm" => container.vm.starts_with(value),
             "ancestor" => container.settings.image == value || container.settings.image_id.contains(value),
             "status" => word(container.status) == value,
             "exited" => {

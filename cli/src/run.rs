@@ -1,12 +1,12 @@
 //! `koya run`, `create`, `start` and `attach`.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use koya_image::Image;
 use koya_sandbox::monitor::{self, Connection, Program};
@@ -18,6 +18,7 @@ use crate::attach::{Attachment, framed};
 use crate::error::CliError;
 use crate::home::{Home, agent_of};
 use crate::images;
+use crate::lifecycle;
 use crate::settings;
 use crate::signals::Relay;
 use crate::table::Table;
@@ -48,10 +49,11 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
     let relay = Relay::start().map_err(CliError::Signals)?;
     let container = records.create(new)?;
     let made = (records.clone(), container.clone());
-    relay.made(move || _ = made.0.forget(&made.1));
+    relay.made(move || unmake(&made.0, &made.1));
     place_image(&records, &container, &disk)?;
-    let connection = start(&records, &container, !args.detach, &relay)?;
+    let connection = start(&records, &container, !args.detach, &relay, unmake)?;
     if args.detach {
+        relay.pass_on(|_| {});
         crate::print(&container.id)?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -111,10 +113,14 @@ pub fn start_again(args: &StartArgs) -> Result<ExitCode, CliError> {
             tty: container.settings.spec.process.terminal,
         };
         let relay = Relay::start().map_err(CliError::Signals)?;
-        let connection = start(&records, &container, true, &relay)?;
+        let connection = match container.is_active() {
+            true => monitor::attach(&records, &container)?,
+            // It was there before, and stays.
+            false => start(&records, &container, true, &relay, |_, _| {})?,
+        };
         return follow(&records, &container, connection, attachment, &relay);
     }
-    crate::lifecycle::each(&args.containers, |records, container| {
+    lifecycle::each(&args.containers, |records, container| {
         if container.is_active() {
             return Ok(());
         }
@@ -158,16 +164,22 @@ fn program() -> Result<Program, CliError> {
     })
 }
 
-/// Starts a container; a signal until then gives up what boots.
+/// Starts a container; a signal until then gives up what boots, and then does `abandon`.
 fn start(
     records: &Records,
     container: &Container,
     attach: bool,
     relay: &Relay,
+    abandon: fn(&Records, &Container),
 ) -> Result<Connection, CliError> {
     let connection = monitor::start(records, &program()?, container, attach, |socket| {
         let made = (records.clone(), container.clone(), socket.try_clone());
-        relay.made(move || give_up(&made.0, &made.1, made.2.as_ref().ok()));
+        relay.made(move || {
+            if let Ok(socket) = &made.2 {
+                leave(socket);
+            }
+            abandon(&made.0, &made.1);
+        });
     });
     if connection.is_err() {
         relay.yield_to_end();
@@ -175,19 +187,16 @@ fn start(
     Ok(connection?)
 }
 
-/// Leaves a monitor that has not answered yet, and removes the container once it has given up.
-fn give_up(records: &Records, container: &Container, socket: Option<&UnixStream>) {
-    if let Some(mut socket) = socket {
-        use std::io::Read;
-        let _ = socket.shutdown(Shutdown::Write);
-        let _ = socket.set_read_timeout(Some(GIVING_UP));
-        let _ = socket.read(&mut [0; 1]);
-    }
-    let begun = Instant::now();
-    while records.look(&container.id).is_some_and(|now| now.is_active()) && begun.elapsed() < GIVING_UP {
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    let _ = records.forget(container);
+/// Leaves a monitor that has not answered yet, and waits until it has given up, or has started the container after all.
+fn leave(mut socket: &UnixStream) {
+    let _ = socket.shutdown(Shutdown::Write);
+    let _ = socket.set_read_timeout(Some(GIVING_UP));
+    let _ = socket.read(&mut [0; 1]);
+}
+
+/// Removes a container that was made for nothing, whatever has become of it.
+fn unmake(records: &Records, container: &Container) {
+    let _ = lifecycle::remove(records, container, true);
 }
 
 /// Stays with a container until it has ended, or the user detaches; its exit code.
@@ -205,7 +214,9 @@ fn follow(
     } else {
         relay.pass_on(|_| {});
     }
-    framed::follow(&connection, attachment)
+    framed::follow(&connection, attachment, || {
+        let _ = monitor::hang_up(records, container);
+    })
 }
 
 fn image(home: &Home, args: &RunArgs) -> Result<(String, Image), CliError> {

@@ -28,14 +28,33 @@ pub struct Config {
     devices: Vec<LinuxDeviceCgroup>,
 }
 
-impl Config {
-    /// Reads and checks it.
-    pub fn parse(bytes: &[u8], cgroup: &str) -> Result<Self> {
-        let mut json = parse_object("config", bytes)?;
+/// A configuration of which no more is checked than its process: what has to be
+/// known before anything that may have to be waited for.
+#[derive(Debug)]
+pub struct Draft {
+    json: Map<String, Value>,
+    terminal: bool,
+}
+
+impl Draft {
+    /// Reads it.
+    pub fn parse(bytes: &[u8]) -> Result<Self> {
+        let json = parse_object("config", bytes)?;
         let process = json.get("process").and_then(Value::as_object);
         let process = process
             .ok_or_else(|| invalid("config.process is missing; want the object of the process to run"))?;
         let terminal = check_process("config.process", process)?;
+        Ok(Self { json, terminal })
+    }
+
+    /// Does its process have a terminal?
+    pub fn terminal(&self) -> bool {
+        self.terminal
+    }
+
+    /// Checks the rest, and waits for the disks that it names.
+    pub fn finish(self, cgroup: &str) -> Result<Config> {
+        let Self { mut json, terminal } = self;
         let read_only = json
             .get("root")
             .and_then(|root| root.get("readonly"))
@@ -73,7 +92,7 @@ impl Config {
             // The helper's, as is the process's identity.
             linux.remove("seccomp");
         }
-        Ok(Self {
+        Ok(Config {
             json,
             process,
             terminal,
@@ -83,7 +102,9 @@ impl Config {
             devices: devices.unwrap_or_default(),
         })
     }
+}
 
+impl Config {
     /// Names the folder of its root file system.
     pub fn set_root(&mut self, root: &Path) {
         if let Some(fields) = self.json.get_mut("root").and_then(Value::as_object_mut) {
@@ -205,6 +226,10 @@ fn typed<T: serde::de::DeserializeOwned>(what: &str, json: &Value) -> Result<T> 
 mod tests {
     use super::*;
 
+    fn parsed(bytes: &[u8], cgroup: &str) -> Result<Config> {
+        Draft::parse(bytes)?.finish(cgroup)
+    }
+
     const GOOD: &str = r#"{
         "ociVersion": "1.2.0",
         "process": { "terminal": true, "cwd": "/", "user": { "uid": 0, "gid": 0 }, "args": ["sh"] },
@@ -215,7 +240,7 @@ mod tests {
 
     #[test]
     fn root_and_cgroup_are_the_agents() {
-        let mut config = Config::parse(GOOD.as_bytes(), "/koya/web").unwrap();
+        let mut config = parsed(GOOD.as_bytes(), "/koya/web").unwrap();
         config.set_root(Path::new("/run/rootfs"));
         assert!(config.terminal());
         let json: Value = serde_json::from_slice(&config.to_bytes()).unwrap();
@@ -233,7 +258,7 @@ mod tests {
     fn what_is_wrong_is_named() {
         let refused = |from: &str, to: &str| {
             let text = GOOD.replace(from, to);
-            Config::parse(text.as_bytes(), "/c").unwrap_err().message
+            parsed(text.as_bytes(), "/c").unwrap_err().message
         };
         assert!(refused("{", "[").contains("not JSON"));
         assert!(refused("\"process\"", "\"prozess\"").contains("config.process is missing"));
@@ -241,7 +266,7 @@ mod tests {
         assert!(refused(r#""terminal": true"#, r#""terminal": 1"#).contains("config.process.terminal"));
         assert!(refused(r#""uid": 0"#, r#""uid": -1"#).contains("OCI"));
         assert!(
-            Config::parse(&vec![b' '; MAX_JSON + 1], "/c")
+            parsed(&vec![b' '; MAX_JSON + 1], "/c")
                 .unwrap_err()
                 .message
                 .contains("at most")

@@ -10,7 +10,7 @@ use koya_proto::v1::{self, CreateRequest, ExecRequest, Exit, Status};
 use protobuf::{EnumOrUnknown, MessageField};
 
 use super::cgroup::{Cgroup, is_unified};
-use super::config::{Config, parse_process};
+use super::config::{Config, Draft, parse_process};
 use super::devices;
 use super::idmap::{IdMap, Shift};
 use super::limits;
@@ -68,11 +68,11 @@ struct Ready {
 }
 
 impl Ready {
-    /// Reads the configuration and mounts the files.
-    fn make(ground: &Ground, request: &CreateRequest, deadline: Deadline) -> Result<Self> {
+    /// Finishes the configuration and mounts the files.
+    fn make(ground: &Ground, request: &CreateRequest, draft: Draft, deadline: Deadline) -> Result<Self> {
         let cgroup = Cgroup::of(&ground.cgroup, &request.id);
         let bundle = ground.bundles.join(&request.id);
-        let mut config = Config::parse(&request.config, cgroup.name())?;
+        let mut config = draft.finish(cgroup.name())?;
         let shift = config
             .id_map()
             .map(|map| Shift::new(map, &ground.children, deadline))
@@ -102,14 +102,16 @@ impl Container {
             ));
         }
         let id = request.id.clone();
+        let draft = Draft::parse(&request.config)?;
+        // Before anything that takes time: the host has connected the streams already,
+        // and one whose token nobody claims is closed after a while.
+        let (stdio, ends) = Stdio::prepare(&ground.broker, request.stdio.get_or_default(), draft.terminal())?;
         let Ready {
             cgroup,
             config,
             shift,
             bundle,
-        } = Ready::make(ground, request, deadline)?;
-        let (stdio, ends) =
-            Stdio::prepare(&ground.broker, request.stdio.get_or_default(), config.terminal())?;
+        } = Ready::make(ground, request, draft, deadline)?;
         let console = config
             .terminal()
             .then(|| Console::listen(bundle.path()))
@@ -341,8 +343,9 @@ impl Container {
         self.cgroup.stats()
     }
 
-    /// Removes all there is of it; can be asked again when it failed.
-    pub fn remove(&self, ground: &Ground, force: bool, deadline: Deadline) -> Result<()> {
+    /// Removes all there is of it, with `purge` what it wrote to its scratch disk,
+    /// too; can be asked again when it failed.
+    pub fn remove(&self, ground: &Ground, force: bool, purge: bool, deadline: Deadline) -> Result<()> {
         let mut phase = lock(&self.phase);
         let status = self.status(*phase);
         if !force && matches!(status, Status::STATUS_RUNNING | Status::STATUS_PAUSED) {
@@ -367,7 +370,9 @@ impl Container {
                 process.abort_streams();
             }
         }
-        lock(&self.bundle).remove()
+        // Its state can be asked for while a lot is purged.
+        drop(phase);
+        lock(&self.bundle).remove(purge)
     }
 
     /// Its state as a message.

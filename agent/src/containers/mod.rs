@@ -153,10 +153,11 @@ impl Containers {
         self.get(&request.id)?.exec(&self.ground, request, deadline)
     }
 
-    /// Removes a container. If that fails half-way, it can be asked again.
-    pub fn delete(&self, id: &str, force: bool, deadline: Deadline) -> Result<()> {
+    /// Removes a container, with `purge` what it wrote to its scratch disk, too.
+    /// If that fails half-way, it can be asked again.
+    pub fn delete(&self, id: &str, force: bool, purge: bool, deadline: Deadline) -> Result<()> {
         let container = self.get(id)?;
-        container.remove(&self.ground, force, deadline)?;
+        container.remove(&self.ground, force, purge, deadline)?;
         lock(&self.entries).remove(id);
         Ok(())
     }
@@ -165,7 +166,7 @@ impl Containers {
     pub fn remove_all(&self) {
         for container in self.all() {
             let deadline = Deadline::after(std::time::Duration::from_secs(5));
-            if let Err(error) = container.remove(&self.ground, true, deadline) {
+            if let Err(error) = container.remove(&self.ground, true, false, deadline) {
                 eprintln!("koya-agent: container '{}': {error}", container.id());
             }
         }

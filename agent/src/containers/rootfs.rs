@@ -33,6 +33,8 @@ pub struct Bundle {
     path: PathBuf,
     mounts: Vec<PathBuf>,
     root: PathBuf,
+    /// The scratch disk's folder that is this bundle's alone, if it has one.
+    written: Option<PathBuf>,
     removed: bool,
 }
 
@@ -49,6 +51,7 @@ impl Bundle {
             root: path.join("rootfs"),
             path,
             mounts: Vec::new(),
+            written: None,
             removed: false,
         };
         match &wanted.source {
@@ -69,9 +72,20 @@ impl Bundle {
         &self.root
     }
 
-    /// Unmounts everything and removes the folder; can be asked again.
-    pub fn remove(&mut self) -> Result<()> {
+    /// Unmounts everything and removes the folder, with `purge` the one on the
+    /// scratch disk, too; can be asked again.
+    pub fn remove(&mut self, purge: bool) -> Result<()> {
         while let Some(at) = self.mounts.last() {
+            // The overlay, which was mounted after it, has gone.
+            if let Some(folder) = self
+                .written
+                .as_ref()
+                .filter(|folder| folder.starts_with(at) && purge)
+            {
+                remove_written(folder)
+                    .map_err(|error| storage(format!("purge the folder {}", folder.display()), error))?;
+                self.written = None;
+            }
             // Nothing uses it any more, except perhaps for a moment.
             let unmounted = umount2(at, MntFlags::empty()).or_else(|_| umount2(at, MntFlags::MNT_DETACH));
             unmounted.map_err(|errno| storage(format!("unmount {}", at.display()), errno.desc()))?;
@@ -169,7 +183,10 @@ impl Bundle {
     fn mount_scratch(&mut self, overlay: &Overlay) -> Result<PathBuf> {
         let at = self.path.join("scratch");
         let folder = if let Some(disk) = overlay.scratch.as_ref() {
-            mount_disk(disk, &at, false)?
+            let folder = mount_disk(disk, &at, false)?;
+            // A disk's root is not removed.
+            self.written = (folder != at).then(|| folder.clone());
+            folder
         } else {
             fs::create_dir_all(&at).map_err(|error| storage("make the scratch folder", error))?;
             let size = match overlay.tmpfs_bytes {
@@ -194,7 +211,7 @@ impl Bundle {
 impl Drop for Bundle {
     fn drop(&mut self) {
         // Of a container that could not be made; the reason is what is told.
-        let _ = self.remove();
+        let _ = self.remove(false);
     }
 }
 
@@ -229,6 +246,22 @@ fn escaped(path: &Path) -> String {
         text.push(letter);
     }
     text
+}
+
+/// Removes a folder with all that is in it, if it is there. No link is followed:
+/// not one in it, and not one on the way to it.
+fn remove_written(folder: &Path) -> std::io::Result<()> {
+    let parent = folder.parent().unwrap_or(folder);
+    let removed = fs::canonicalize(parent).and_then(|real| {
+        if real == parent {
+            return fs::remove_dir_all(folder);
+        }
+        Err(std::io::Error::other("a link is on the way to it"))
+    });
+    match removed {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
 }
 
 /// Removes a folder that holds files and folders that were mounted on. Nothing
@@ -267,6 +300,25 @@ mod tests {
                 .message
                 .contains("/usr/no-such-folder")
         );
+    }
+
+    #[test]
+    fn what_was_written_is_purged_without_following_links() {
+        let disk = std::env::temp_dir().join(format!("koya-agent-purge-{}", std::process::id()));
+        let (web, shop) = (disk.join("web"), disk.join("shop"));
+        for folder in [&web, &shop] {
+            fs::create_dir_all(folder.join("upper/etc")).unwrap();
+            fs::write(folder.join("upper/etc/note"), "kept").unwrap();
+        }
+        std::os::unix::fs::symlink(&shop, web.join("upper/link")).unwrap();
+        std::os::unix::fs::symlink(&shop, disk.join("alias")).unwrap();
+        remove_written(&web).unwrap();
+        assert!(!web.exists());
+        remove_written(&web).unwrap();
+        let error = remove_written(&disk.join("alias/upper")).unwrap_err();
+        assert!(error.to_string().contains("link"), "{error}");
+        assert_eq!(fs::read_to_string(shop.join("upper/etc/note")).unwrap(), "kept");
+        fs::remove_dir_all(&disk).unwrap();
     }
 
     #[test]

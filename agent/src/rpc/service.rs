@@ -150,7 +150,7 @@ impl v1::Agent for Service {
 
     fn delete(&self, context: &TtrpcContext, request: v1::DeleteRequest) -> Answer<v1::Empty> {
         self.containers
-            .delete(&request.id, request.force, deadline(context))?;
+            .delete(&request.id, request.force, request.purge, deadline(context))?;
         empty()
     }
 

@@ -2,11 +2,12 @@
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use koya_proto::error::ErrorKind;
 use koya_proto::stream::Token;
-use koya_proto::v1::Stdio;
+use koya_proto::v1::root_filesystem::Source;
+use koya_proto::v1::{Disk, Overlay, Stdio};
 
 use crate::place::{LONG, Place, config, exec_request, output, process, shell};
 
@@ -20,6 +21,35 @@ fn noise(length: usize) -> Vec<u8> {
         state as u8
     };
     (0..length).map(|_| next()).collect()
+}
+
+#[test]
+fn tokens_are_claimed_before_disks_are_waited_for() {
+    let place = Place::new();
+    let missing = Disk {
+        serial: "nothing".to_owned(),
+        filesystem: "erofs".to_owned(),
+        ..Default::default()
+    };
+    let overlay = Overlay {
+        lower: vec![missing],
+        ..Default::default()
+    };
+    let (stdio, out) = output();
+    let mut slow = place.request("slow", &config(&["true"]));
+    slow.root.mut_or_insert_default().source = Some(Source::Overlay(overlay));
+    slow.stdio = Some(stdio).into();
+    let mut stream = place.stream(out);
+    let error = place.client.create(slow).unwrap_err();
+    assert_eq!(error.kind(), Some(ErrorKind::ERROR_KIND_STORAGE), "{error}");
+    // Closed with the request that claimed it; else it would wait for one for 3 s more.
+    let begun = Instant::now();
+    assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+    assert!(
+        begun.elapsed() < Duration::from_millis(1500),
+        "{:?}",
+        begun.elapsed()
+    );
 }
 
 #[test]

@@ -22,7 +22,7 @@ use std::time::{Duration, SystemTime};
 use koya_proto::error::ErrorKind;
 use koya_proto::stream::Token;
 use koya_proto::v1::root_filesystem::Source;
-use koya_proto::v1::{CreateRequest, Disk, Overlay, RootFilesystem, ShutdownKind, Stdio};
+use koya_proto::v1::{CreateRequest, DeleteRequest, Disk, Overlay, RootFilesystem, ShutdownKind, Stdio};
 use machine::Machine;
 use serde_json::{Value, json};
 
@@ -121,6 +121,7 @@ fn a_guest_boots_runs_containers_from_disks_and_powers_off() {
         "read note < /note; echo $note",
     );
     assert_eq!(read, (0, "kept\n".to_owned()));
+    purged_is_gone(&machine);
     // In memory it is gone.
     let script = "[ -e /note ] || echo gone; echo x > /new && echo new";
     assert_eq!(
@@ -150,6 +151,29 @@ fn a_guest_boots_runs_containers_from_disks_and_powers_off() {
     assert!(!console.contains("panic"), "{console}");
     // The scratch disk was unmounted: its journal has nothing to replay.
     assert!(machine.is_clean("scratch"));
+}
+
+/// What a container wrote goes with it, and no other folder of the scratch disk.
+fn purged_is_gone(machine: &Machine) {
+    let on = |folder: &str| overlay(disk("layer", ""), Some(disk("scratch", folder)));
+    assert_eq!(run(machine, "write", on("shop"), "echo x > /note").0, 0);
+    let again = CreateRequest {
+        id: "purged".to_owned(),
+        root: Some(on("shop")).into(),
+        config: config("true").to_string().into_bytes(),
+        ..Default::default()
+    };
+    machine.agent.create(again).unwrap();
+    let purge = DeleteRequest {
+        id: "purged".to_owned(),
+        force: true,
+        purge: true,
+        ..Default::default()
+    };
+    machine.agent.delete_with(purge).unwrap();
+    let look = "[ -e /note ] && echo there || echo gone";
+    assert_eq!(run(machine, "shop", on("shop"), look), (0, "gone\n".to_owned()));
+    assert_eq!(run(machine, "web", on("web"), look), (0, "there\n".to_owned()));
 }
 
 fn clock_and_random_numbers(machine: &Machine) {

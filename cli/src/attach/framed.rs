@@ -41,11 +41,15 @@ pub fn pass_signals_on(agent: &AgentClient, process: &ProcessId, relay: &Relay, 
     });
 }
 
-/// Stays with a container until it has ended, or the user detaches; its exit code.
+/// Stays with a container until it has ended, or the user detaches; its exit code. `hang_up` ends the container's output.
 ///
 /// # Errors
 /// [`CliError`]
-pub fn follow(connection: &Connection, attachment: Attachment) -> Result<ExitCode, CliError> {
+pub fn follow(
+    connection: &Connection,
+    attachment: Attachment,
+    hang_up: impl Fn(),
+) -> Result<ExitCode, CliError> {
     // After the start, so that a refusal is told on a terminal as it was.
     let raw = match attachment.is_typed() && terminal::is_there() {
         true => Some(RawTerminal::enter().map_err(CliError::Terminal)?),
@@ -58,7 +62,7 @@ pub fn follow(connection: &Connection, attachment: Attachment) -> Result<ExitCod
         let (flag, keys) = (Arc::clone(&detached), raw.is_some());
         thread::spawn(move || feed(&typed, &source, keys, &flag));
     }
-    let ended = pass_on(connection);
+    let ended = pass_on(connection, hang_up);
     drop(raw);
     if detached.load(Ordering::SeqCst) {
         return Ok(ExitCode::SUCCESS);
@@ -66,12 +70,14 @@ pub fn follow(connection: &Connection, attachment: Attachment) -> Result<ExitCod
     ended
 }
 
-/// Passes on what the container writes until it has ended.
-fn pass_on(connection: &Connection) -> Result<ExitCode, CliError> {
+/// Passes on what the container writes until it has ended. Once that cannot be written here, `hang_up` is called.
+fn pass_on(connection: &Connection, hang_up: impl Fn()) -> Result<ExitCode, CliError> {
     let mut lost = None;
+    let mut unread = false;
     let mut buffer = Connection::buffer();
     loop {
         let written = match connection.next_event(&mut buffer) {
+            Event::Stdout(_) | Event::Stderr(_) if unread => Ok(()),
             Event::Stdout(bytes) => {
                 write_all(io::stdout().as_fd().try_clone_to_owned().map(File::from)?, bytes)
             }
@@ -92,9 +98,11 @@ fn pass_on(connection: &Connection) -> Result<ExitCode, CliError> {
             }
             Event::Lost => return Err(CliError::MonitorLost),
         };
-        if let Err(error) = written {
-            // The process gets to know that nobody reads, and what it writes from now on is read by nobody.
-            let _ = connection.unread();
+        if let Err(error) = written
+            && !std::mem::replace(&mut unread, true)
+        {
+            // The process gets to know it; what is still on its way is dropped.
+            hang_up();
             if error.kind() != io::ErrorKind::BrokenPipe {
                 lost = lost.or(Some(error));
             }

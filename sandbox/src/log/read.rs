@@ -248,6 +248,30 @@ mod tests {
     }
 
     #[test]
+    fn long_lines_come_back_whole_however_they_were_written() {
+        for sizes in [
+            &[10_000, 10_000][..],
+            &[300, 65_536],
+            &[PIECE, 1],
+            &[PIECE - 1, 1],
+            &[1; 5],
+        ] {
+            let folder = Folder::new("long");
+            let mut writer = folder.writer(1 << 20, 1);
+            let mut written = 0;
+            for &size in sizes {
+                writer.take(Stream::Stdout, &vec![b'x'; size]).unwrap();
+                written += size;
+            }
+            writer.take(Stream::Stdout, b"\nnext\n").unwrap();
+            let back = all(&mut Follower::from_start(&folder.0))
+                .concat()
+                .replace("stdout:", "");
+            assert_eq!(back, format!("{}\nnext\n", "x".repeat(written)), "{sizes:?}");
+        }
+    }
+
+    #[test]
     fn files_are_bounded_and_a_reader_loses_no_line_that_is_kept() {
         let folder = Folder::new("rotation");
         let mut writer = folder.writer(600, 3);

@@ -41,8 +41,12 @@ impl Writer {
         let prefix = prefix(stream);
         for piece in bytes.split_inclusive(|&byte| byte == b'\n') {
             let begun = self.begun(stream);
-            for part in piece.chunks(PIECE) {
+            let mut rest = piece;
+            while !rest.is_empty() {
+                let room = PIECE.saturating_sub(begun.len()).min(rest.len());
+                let (part, later) = rest.split_at(room);
                 begun.extend_from_slice(part);
+                rest = later;
                 let whole = begun.last() == Some(&b'\n');
                 if whole || begun.len() >= PIECE {
                     line(&mut text, &prefix, begun, whole);

@@ -102,7 +102,7 @@ fn scratch(folder: &Path, size: u64) -> Result<PathBuf, BootError> {
 }
 
 /// Whether the other end of a socket has been closed.
-fn has_left(client: &UnixStream) -> bool {
+pub(super) fn has_left(client: &UnixStream) -> bool {
     let mut fds = [PollFd::new(client, PollFlags::RDHUP)];
     let none = rustix::event::Timespec::default();
     poll(&mut fds, Some(&none)).is_ok()

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::SOCKET;
-use super::output::own_log;
+use super::output::{OWN_LOG, own_log};
 use super::protocol::{Answer, Frame, Kind, MAX_PAYLOAD, Request, frame, read_frame, receive, send};
 use crate::sockets;
 use crate::state::{Container, Exit, Records};
@@ -98,6 +98,7 @@ pub fn start(
         attach,
     };
     let folder = records.vm_folder(&container.vm);
+    let said = fs::metadata(folder.join(OWN_LOG)).map_or(0, |log| log.len());
     let begun = Instant::now();
     while begun.elapsed() < PATIENCE {
         let socket = match records.runs(&container.vm) {
@@ -106,7 +107,7 @@ pub fn start(
         };
         if let Some(socket) = socket {
             asked(&socket);
-            if let Some(marks) = ask(&socket, &request, &folder)? {
+            if let Some(marks) = ask(&socket, &request, &folder, said)? {
                 return Ok(Connection { socket, marks });
             }
         }
@@ -125,8 +126,42 @@ pub fn attach(records: &Records, container: &Container) -> Result<Connection, Mo
     };
     let folder = records.vm_folder(&container.vm);
     let socket = sockets::connect(&folder.join(SOCKET)).map_err(MonitorError::Socket)?;
-    match ask(&socket, &request, &folder)? {
+    match ask(&socket, &request, &folder, 0)? {
         Some(marks) => Ok(Connection { socket, marks }),
+        None => Err(MonitorError::Ended("it goes down".to_owned())),
+    }
+}
+
+/// Ends the output of a container: whoever goes on writing in it gets to know that nobody reads.
+///
+/// # Errors
+/// [`MonitorError`]
+pub fn hang_up(records: &Records, container: &Container) -> Result<(), MonitorError> {
+    let id = container.id.clone();
+    tell(records, container, &Request::HangUp { container: id })
+}
+
+/// Freezes a container that runs, or lets it go on.
+///
+/// # Errors
+/// [`MonitorError`]
+pub fn freeze(records: &Records, container: &Container, frozen: bool) -> Result<(), MonitorError> {
+    let id = container.id.clone();
+    tell(
+        records,
+        container,
+        &Request::Freeze {
+            container: id,
+            frozen,
+        },
+    )
+}
+
+fn tell(records: &Records, container: &Container, request: &Request) -> Result<(), MonitorError> {
+    let folder = records.vm_folder(&container.vm);
+    let socket = sockets::connect(&folder.join(SOCKET)).map_err(MonitorError::Socket)?;
+    match ask(&socket, request, &folder, 0)? {
+        Some(_) => Ok(()),
         None => Err(MonitorError::Ended("it goes down".to_owned())),
     }
 }
@@ -142,13 +177,19 @@ pub fn remove(records: &Records, container: &Container, force: bool) -> Result<b
     };
     let folder = records.vm_folder(&container.vm);
     match sockets::connect(&folder.join(SOCKET)) {
-        Ok(socket) => Ok(ask(&socket, &request, &folder)?.is_some()),
+        Ok(socket) => Ok(ask(&socket, &request, &folder, 0)?.is_some()),
         Err(_) => Ok(false),
     }
 }
 
 /// Asks for something, and gets to know when what was done; `None` if the monitor goes down.
-fn ask(socket: &UnixStream, request: &Request, folder: &Path) -> Result<Option<Vec<Mark>>, MonitorError> {
+/// `said` is how much the monitor's own log had before.
+fn ask(
+    socket: &UnixStream,
+    request: &Request,
+    folder: &Path,
+    said: u64,
+) -> Result<Option<Vec<Mark>>, MonitorError> {
     let answer = send(socket, request).and_then(|()| receive(socket));
     match answer {
         Ok(Answer::Done { marks }) => Ok(Some(marks)),
@@ -156,15 +197,16 @@ fn ask(socket: &UnixStream, request: &Request, folder: &Path) -> Result<Option<V
         Ok(Answer::Failed { message, code }) => Err(MonitorError::Refused { message, code }),
         Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(MonitorError::Socket(error)),
         Err(error) => Err(MonitorError::Ended(
-            last_words(folder).unwrap_or_else(|| error.to_string()),
+            last_words(folder, said).unwrap_or_else(|| error.to_string()),
         )),
     }
 }
 
-/// The last line that a monitor wrote in its own log.
-fn last_words(folder: &Path) -> Option<String> {
-    let text = fs::read_to_string(folder.join("monitor.log")).ok()?;
-    text.lines().last().map(str::to_owned)
+/// The last line that a monitor wrote in its own log, behind what was there before.
+fn last_words(folder: &Path, before: u64) -> Option<String> {
+    let text = fs::read(folder.join(OWN_LOG)).ok()?;
+    let text = text.get(usize::try_from(before).ok()?..)?;
+    String::from_utf8_lossy(text).lines().last().map(str::to_owned)
 }
 
 fn spawn(program: &Program, vm: &str, folder: &Path) -> Result<UnixStream, MonitorError> {
@@ -266,13 +308,5 @@ impl Connection {
     /// Ends the connection; the container goes on.
     pub fn leave(&self) {
         let _ = self.socket.shutdown(Shutdown::Both);
-    }
-
-    /// Nobody reads what the container writes any more. Only who started it can say so.
-    ///
-    /// # Errors
-    /// When the monitor is gone.
-    pub fn unread(&self) -> io::Result<()> {
-        (&self.socket).write_all(&frame(Kind::Unread, b""))
     }
 }

@@ -3,8 +3,6 @@
 use super::output::complain;
 use crate::state::{Container, Exit, Records, Status, Vm, now};
 
-/// What a container is said to have ended with whose microVM, or monitor, died: that of a process that was killed.
-pub(super) const KILLED: u8 = 137;
 /// The exit code of a command that failed.
 pub(super) const FAILED: u8 = 125;
 
@@ -12,11 +10,7 @@ pub(super) const FAILED: u8 = 125;
 pub(super) fn bury(records: &Records, vm: &Vm) {
     for mut container in records.list().unwrap_or_default() {
         if container.vm == vm.id && container.is_active() {
-            container.exit = Some(Exit {
-                code: KILLED,
-                oom_killed: false,
-                error: "its monitor died".to_owned(),
-            });
+            container.exit = Some(Exit::killed("its monitor died"));
             write_end(records, &mut container);
         }
     }

@@ -23,7 +23,7 @@ mod serve;
 mod server;
 mod slots;
 
-pub use client::{Connection, Event, MonitorError, Program, attach, remove, start};
+pub use client::{Connection, Event, MonitorError, Program, attach, freeze, hang_up, remove, start};
 pub use serve::{ServeError, serve};
 
 /// The monitor's socket in the microVM's folder.

@@ -15,12 +15,16 @@ use crate::state::{Exit, LogSettings};
 struct Client {
     number: u64,
     socket: Mutex<UnixStream>,
+    /// The same, for whoever does not want to wait until all is written.
+    shutdown: UnixStream,
 }
 
 /// Where the output of a container goes.
 pub(super) struct Output {
     log: Mutex<Option<Writer>>,
     clients: Mutex<Vec<Arc<Client>>>,
+    /// How it ended, for whoever comes later.
+    ended: Mutex<Option<Exit>>,
 }
 
 impl Output {
@@ -33,16 +37,30 @@ impl Output {
         Self {
             log: Mutex::new(log),
             clients: Mutex::default(),
+            ended: Mutex::default(),
         }
     }
 
     /// Sends to `socket`, too, from now on.
     pub fn attach(&self, number: u64, socket: UnixStream) {
+        let Ok(shutdown) = socket.try_clone() else { return };
         let client = Client {
             number,
+            shutdown,
             socket: Mutex::new(socket),
         };
+        let ended = lock(&self.ended);
         lock(&self.clients).push(Arc::new(client));
+        if let Some(exit) = &*ended {
+            self.say_goodbye(exit);
+        }
+    }
+
+    /// Ends the connections of everybody, whatever they still have to read.
+    pub fn leave(&self) {
+        for client in lock(&self.clients).drain(..) {
+            let _ = client.shutdown.shutdown(Shutdown::Both);
+        }
     }
 
     /// Sends to a client no more.
@@ -66,10 +84,16 @@ impl Output {
 
     /// Tells everybody how it ended.
     pub fn end(&self, exit: &Exit) {
+        let mut ended = lock(&self.ended);
+        *ended = Some(exit.clone());
+        self.say_goodbye(exit);
+    }
+
+    fn say_goodbye(&self, exit: &Exit) {
         let said = serde_json::to_vec(exit).unwrap_or_default();
         self.send(&frame(Kind::Exit, &said));
         for client in lock(&self.clients).drain(..) {
-            let _ = lock(&client.socket).shutdown(Shutdown::Both);
+            let _ = client.shutdown.shutdown(Shutdown::Both);
         }
     }
 
@@ -104,9 +128,12 @@ pub(super) fn complain(words: &str) {
     let _ = writeln!(std::io::stderr(), "koya: {words}");
 }
 
+/// What a monitor has to say itself, in its microVM's folder.
+pub(super) const OWN_LOG: &str = "monitor.log";
+
 /// A file for what a monitor has to say itself.
 pub(super) fn own_log(folder: &Path) -> std::io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
-    let path = folder.join("monitor.log");
+    let path = folder.join(OWN_LOG);
     File::options().create(true).append(true).mode(0o600).open(path)
 }

@@ -43,6 +43,20 @@ pub(crate) enum Request {
         /// Its id.
         container: String,
     },
+    /// End the output of a container: nobody reads it any more.
+    #[serde(rename_all = "camelCase")]
+    HangUp {
+        /// Its id.
+        container: String,
+    },
+    /// Freeze a container, or let it go on.
+    #[serde(rename_all = "camelCase")]
+    Freeze {
+        /// Its id.
+        container: String,
+        /// Which of both.
+        frozen: bool,
+    },
     /// Remove a container.
     #[serde(rename_all = "camelCase")]
     Remove {
@@ -103,8 +117,6 @@ pub(crate) enum Kind {
     Exit = 3,
     /// There is no more input.
     StdinEnd = 4,
-    /// Nobody reads the output any more.
-    Unread = 5,
 }
 
 impl Kind {
@@ -115,7 +127,6 @@ impl Kind {
             Self::Stderr,
             Self::Exit,
             Self::StdinEnd,
-            Self::Unread,
         ];
         all.into_iter().find(|&kind| kind as u8 == byte)
     }

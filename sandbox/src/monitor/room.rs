@@ -12,7 +12,6 @@ use std::time::Duration;
 use koya_proto::client::{AgentClient, ClientError};
 use koya_proto::v1;
 
-use super::ends::KILLED;
 use super::output::{Output, lock};
 use super::protocol::{Kind, MAX_PAYLOAD, read_frame};
 use crate::container::{ContainerSpec, IdMap, Mount};
@@ -64,8 +63,6 @@ pub(super) struct Visitor {
     pub number: u64,
     /// His socket.
     pub socket: UnixStream,
-    /// Whether he started the container: what he does not read, nobody does.
-    pub owner: bool,
 }
 
 impl Room {
@@ -138,14 +135,12 @@ impl Room {
                 oom_killed: exit.oom,
                 error: String::new(),
             },
-            Err(error) => Exit {
-                code: KILLED,
-                oom_killed: false,
-                error: format!("the microVM ended: {error}"),
-            },
+            Err(error) => Exit::killed(format!("the microVM ended: {error}")),
         };
-        for (_, source) in self.sources.iter().filter(|_| waited.is_err()) {
-            let _ = source.shutdown(Shutdown::Both);
+        if waited.is_err() {
+            self.hang_up();
+            // Nor does a reader who has gone to sleep hold up the end of what is dead already.
+            self.output.leave();
         }
         for pump in pumps {
             let _ = pump.join();
@@ -164,19 +159,19 @@ impl Room {
         Ok(())
     }
 
+    /// Lets everybody go who is attached.
+    pub fn dismiss(&self) {
+        self.output.leave();
+    }
+
     /// Takes what somebody sends who is attached, until he leaves.
     pub fn serve(&self, visitor: Visitor) {
-        let Visitor {
-            number,
-            socket,
-            owner,
-        } = visitor;
+        let Visitor { number, socket } = visitor;
         let mut buffer = vec![0; MAX_PAYLOAD];
         while let Ok(Some((kind, payload))) = read_frame(&socket, &mut buffer) {
             match kind {
                 Kind::Stdin => self.feed(payload),
                 Kind::StdinEnd => self.end_stdin(),
-                Kind::Unread if owner => self.stop_reading(),
                 _ => {}
             }
         }
@@ -203,8 +198,8 @@ impl Room {
         }
     }
 
-    /// A process that goes on writing gets to know that nobody reads.
-    fn stop_reading(&self) {
+    /// Ends its output: a process that goes on writing gets to know that nobody reads.
+    pub fn hang_up(&self) {
         for (_, source) in &self.sources {
             let _ = source.shutdown(Shutdown::Both);
         }

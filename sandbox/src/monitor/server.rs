@@ -8,11 +8,12 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use koya_proto::v1;
 
 use super::SOCKET;
+use super::boot::has_left;
 use super::ends::{FAILED, give_up, write_end};
 use super::output::{complain, lock};
 use super::outside::{Outside, OutsideError};
@@ -26,12 +27,20 @@ use crate::timeline::Timeline;
 
 /// How long a client may take to say what it wants.
 const REQUEST_PATIENCE: Duration = Duration::from_secs(10);
+/// How long somebody who is attached may take to read a piece of output.
+const VISITOR_PATIENCE: Duration = Duration::from_secs(10);
+/// How long the reader of a container that was killed may take for its last output.
+const READER_PATIENCE: Duration = Duration::from_secs(3);
+/// Between two looks at a container that is to end.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+const SIGKILL: u32 = 9;
 /// How long a container may take to end that was killed.
 const END_PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(Default)]
 struct Table {
-    rooms: BTreeMap<String, Arc<Room>>,
+    /// By id; `None`: it is being started.
+    rooms: BTreeMap<String, Option<Arc<Room>>>,
     /// Requests that are being worked on, each of which may become a room.
     pending: usize,
     /// No more of them are taken.
@@ -75,6 +84,8 @@ enum RequestError {
     Lingers(String),
     #[error("cannot use the image of the container, {path:?}")]
     Image { path: PathBuf, source: io::Error },
+    #[error("whoever started it has left")]
+    Abandoned,
     #[error("cannot serve the client")]
     Client(#[source] io::Error),
 }
@@ -204,31 +215,56 @@ impl Monitor {
         let done = match &request {
             Request::Start { container, attach } => self.start(container, *attach, number, &client, first),
             Request::Attach { container } => self.attach(container, number, &client),
-            Request::Remove { container, force } => self.remove(container, *force).map(|()| {
-                let _ = send(&client, &Answer::done());
+            Request::HangUp { container } => self.room(container).map(|room| {
+                room.hang_up();
                 None
             }),
+            Request::Freeze { container, frozen } => self.freeze(container, *frozen).map(|()| None),
+            Request::Remove { container, force } => self.remove(container, *force).map(|()| None),
         };
+        let answered = matches!(request, Request::Start { .. } | Request::Attach { .. });
+        match &done {
+            Ok(_) if answered => {}
+            Ok(_) => _ = send(&client, &Answer::done()),
+            Err(error) => _ = send(&client, &Answer::failed(error, error.code())),
+        }
         self.settle();
-        match done {
-            Ok(Some((room, visitor))) => room.serve(visitor),
-            Ok(None) => {}
-            Err(error) => _ = send(&client, &Answer::failed(&error, error.code())),
+        if let Ok(Some((room, visitor))) = done {
+            room.serve(visitor);
         }
     }
 
+    /// The room of a container that runs.
+    fn room(&self, id: &str) -> Result<Arc<Room>, RequestError> {
+        let room = lock(&self.table).rooms.get(id).cloned().flatten();
+        room.ok_or_else(|| RequestError::NotRunning(id.to_owned()))
+    }
+
     fn attach(&self, id: &str, number: u64, client: &UnixStream) -> Result<Option<Served>, RequestError> {
-        let room = lock(&self.table).rooms.get(id).cloned();
-        let room = room.ok_or_else(|| RequestError::NotRunning(id.to_owned()))?;
+        let room = self.room(id)?;
         let socket = client.try_clone().map_err(RequestError::Client)?;
+        // He is a guest: the container waits for him, but not for ever.
+        socket
+            .set_write_timeout(Some(VISITOR_PATIENCE))
+            .map_err(RequestError::Client)?;
         send(&socket, &Answer::done()).map_err(RequestError::Client)?;
-        let visitor = Visitor {
-            number,
-            socket,
-            owner: false,
-        };
+        let visitor = Visitor { number, socket };
         room.attach(&visitor).map_err(RequestError::Client)?;
         Ok(Some((room, visitor)))
+    }
+
+    fn freeze(&self, id: &str, frozen: bool) -> Result<(), RequestError> {
+        self.room(id)?;
+        let agent = self.sandbox.agent();
+        let done = if frozen { agent.pause(id) } else { agent.resume(id) };
+        done.map_err(StartRoomError::from)?;
+        let table = lock(&self.table);
+        // It may have ended meanwhile, and that has been written down.
+        if let (true, Some(mut container)) = (table.rooms.contains_key(id), self.records.look(id)) {
+            container.status = if frozen { Status::Paused } else { Status::Running };
+            self.records.save(&container)?;
+        }
+        Ok(())
     }
 
     /// Starts a container; the room to serve if the client wants to be attached.
@@ -240,60 +276,59 @@ impl Monitor {
         client: &UnixStream,
         first: bool,
     ) -> Result<Option<Served>, RequestError> {
-        let container = self.records.look(id);
-        let mut container = container.ok_or_else(|| StateError::Unknown(id.to_owned()))?;
-        if container.vm != lock(&self.vm).id {
-            return Err(StateError::Unknown(id.to_owned()).into());
-        }
-        self.claim(&mut container)?;
+        let mut container = self.claim(id)?;
         let furnished = self.furnish(&container, first).and_then(|room| {
             let socket = client.try_clone().map_err(RequestError::Client)?;
-            let visitor = Visitor {
-                number,
-                socket,
-                owner: true,
-            };
+            let visitor = Visitor { number, socket };
             if attach {
                 room.attach(&visitor).map_err(RequestError::Client)?;
             }
+            // Nobody waits for it any more.
+            if has_left(client) {
+                let _ = delete(self.sandbox.agent(), id, container.settings.auto_remove);
+                self.vacate(id, room.slot);
+                return Err(RequestError::Abandoned);
+            }
             Ok((room, visitor))
         });
-        let served =
-            furnished.inspect_err(|error| give_up(&self.records, &container, error, error.code()))?;
+        let served = furnished.inspect_err(|error| {
+            let mut table = lock(&self.table);
+            give_up(&self.records, &container, error, error.code());
+            table.rooms.remove(id);
+            self.changed.notify_all();
+        })?;
         container.status = Status::Running;
         container.started = now();
-        container.pid = self
-            .sandbox
-            .agent()
-            .state(&container.id)
-            .ok()
-            .map(|state| state.pid);
+        container.pid = self.sandbox.agent().state(id).ok().map(|state| state.pid);
         if let Err(error) = self.records.save(&container) {
             complain(&error.to_string());
         }
         self.timeline.mark("container runs");
-        // Before anything that it writes, which may follow at once.
-        let marks = self.timeline.take();
-        let _ = send(client, &Answer::Done { marks });
         let room = Arc::clone(&served.0);
         lock(&self.table)
             .rooms
-            .insert(container.id.clone(), Arc::clone(&room));
+            .insert(container.id.clone(), Some(Arc::clone(&room)));
+        // Before anything that it writes, which may follow at once.
+        let marks = self.timeline.take();
+        let _ = send(client, &Answer::Done { marks });
         self.spawn(move |monitor| monitor.watch(container, &room));
         Ok(attach.then_some(served))
     }
 
-    /// Marks a container as being started, unless it is or has been.
-    fn claim(&self, container: &mut Container) -> Result<(), RequestError> {
-        let _table = lock(&self.table);
-        // As it is now: somebody else may have been quicker.
-        let now = self.records.look(&container.id);
-        if now.is_none_or(|now| now.is_active()) {
-            return Err(RequestError::Runs(container.name.clone()));
+    /// Takes a container that is to be started, unless it is or has been.
+    fn claim(&self, id: &str) -> Result<Container, RequestError> {
+        let mut table = lock(&self.table);
+        let container = self.records.look(id);
+        let container = container.filter(|container| container.vm == lock(&self.vm).id);
+        let mut container = container.ok_or_else(|| StateError::Unknown(id.to_owned()))?;
+        if table.rooms.contains_key(id) {
+            return Err(RequestError::Runs(container.name));
         }
         container.status = Status::Creating;
         container.exit = None;
-        Ok(self.records.save(container)?)
+        self.records.save(&container)?;
+        table.rooms.insert(id.to_owned(), None);
+        Ok(container)
     }
 
     /// Finds a place for a container and starts it there.
@@ -349,30 +384,43 @@ impl Monitor {
         }
         self.vacate(&container.id, room.slot);
         container.exit = Some(exit.clone());
+        let mut table = lock(&self.table);
         write_end(&self.records, &mut container);
         if remove && let Err(error) = self.records.forget(&container) {
             complain(&error.to_string());
         }
+        table.rooms.remove(&container.id);
+        // Until everybody has been told.
+        table.pending = table.pending.saturating_add(1);
+        drop(table);
+        self.changed.notify_all();
         // Not before: whoever is told looks at the state next.
         room.end(&exit);
-        lock(&self.table).rooms.remove(&container.id);
-        self.changed.notify_all();
+        self.settle();
     }
 
     fn remove(&self, id: &str, force: bool) -> Result<(), RequestError> {
         let container = self.records.look(id);
         let container = container.ok_or_else(|| StateError::Unknown(id.to_owned()))?;
-        if container.is_active() {
+        let begun = Instant::now();
+        let mut table = lock(&self.table);
+        while let Some(room) = table.rooms.get(id).cloned() {
             if !force {
                 return Err(RequestError::Running(container.name));
             }
-            let _ = self.sandbox.agent().signal_all(id, 9);
-            let table = lock(&self.table);
-            let runs = |table: &mut Table| table.rooms.contains_key(id);
-            let waited = self.changed.wait_timeout_while(table, END_PATIENCE, runs);
-            if waited.is_ok_and(|(_, waited)| waited.timed_out()) {
+            if begun.elapsed() >= END_PATIENCE {
                 return Err(RequestError::Lingers(container.name));
             }
+            drop(table);
+            if let Some(room) = room {
+                let _ = self.sandbox.agent().signal_all(id, SIGKILL);
+                if begun.elapsed() >= READER_PATIENCE {
+                    room.dismiss();
+                }
+            }
+            table = lock(&self.table);
+            let waited = self.changed.wait_timeout(table, LOOK_AGAIN);
+            table = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         match self.records.look(id) {
             Some(container) => Ok(self.records.forget(&container)?),

@@ -39,6 +39,17 @@ pub struct Exit {
     pub error: String,
 }
 
+impl Exit {
+    /// That of a container whose microVM or monitor went down with it: as of a process that was killed.
+    pub fn killed(error: impl Into<String>) -> Self {
+        Self {
+            code: 137,
+            oom_killed: false,
+            error: error.into(),
+        }
+    }
+}
+
 /// Where its output is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

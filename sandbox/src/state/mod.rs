@@ -172,6 +172,7 @@ impl Records {
             // Whoever ran it died before he could say how it ended.
             container.status = Status::Dead;
             container.pid = None;
+            container.exit = Some(Exit::killed("its monitor died"));
         }
         Some(container)
     }

@@ -22,7 +22,8 @@ koya-bench: Koya and its peers, side by side in one run
   --firecracker PATH         also measure Firecracker
   --cloud-hypervisor PATH    also measure Cloud Hypervisor
   --runs N                   rounds, 1 to 1000 (default: local 50, the others 3)
-  --only NAME,NAME           only measurements that have a figure of that name
+  --only NAME,NAME           only measurements that have a figure of that name;
+                             timeline: the phases of a start
   --limit SECONDS            how long to wait for a VMM (default: local 10, the others 120)
   --out FOLDER               where the results go (default: bench-results)
 

@@ -53,6 +53,16 @@ pub struct Row {
     pub series: Vec<Series>,
 }
 
+impl Row {
+    /// Whether anybody was asked for it at all, with success or without.
+    #[must_use]
+    pub fn was_asked(&self) -> bool {
+        self.series
+            .iter()
+            .any(|series| series.failed > 0 || !series.samples.is_empty())
+    }
+}
+
 /// A whole run.
 #[derive(Debug)]
 pub struct Results {

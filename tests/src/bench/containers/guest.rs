@@ -7,6 +7,8 @@ use crate::bench::BenchError;
 use crate::bench::measure::Context;
 use crate::bench::subject::Subject;
 
+/// The figures of this file.
+pub(super) const MEASURES: [&str; 6] = ["exec", "create", "start", "delete", "life", "agent-memory"];
 /// Rounds of a guest that boots once: each is short.
 const ROUNDS: usize = 5;
 /// How much longer than one sample the whole guest may take.
@@ -14,11 +16,7 @@ const PATIENCE: u32 = 10;
 
 pub(super) fn measure(parts: &Parts, context: &Context, runs: usize, sheet: &mut Sheet) {
     match samples(parts, context, runs.saturating_mul(ROUNDS)) {
-        Ok(output) => note(
-            &output,
-            &["exec", "create", "start", "delete", "life", "agent-memory"],
-            sheet,
-        ),
+        Ok(output) => note(&output, &MEASURES, sheet),
         Err(error) => {
             say(&format!("the guest with the runtimes: {}", error.in_full()));
             for subject in [Subject::KOYA, Subject::Crun, Subject::Runc] {

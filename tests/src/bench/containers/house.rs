@@ -11,6 +11,16 @@ use crate::bench::measure::{Context, milliseconds};
 use crate::bench::options::Options;
 use crate::bench::subject::Subject;
 
+/// The figures of this file.
+pub(super) const MEASURES: [&str; 7] = [
+    "exec-host",
+    "host-memory",
+    "vmm-memory",
+    "monitor-memory",
+    "exec-output",
+    "exec-input",
+    "run-through",
+];
 /// Name of the container with one process that sleeps.
 pub(super) const IDLE: &str = "idle";
 /// Name of the one with crun in it.

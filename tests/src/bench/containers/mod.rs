@@ -49,14 +49,26 @@ pub(super) fn run(options: &Options, context: &Context) -> Result<Outcome, Bench
     let columns = parts.columns()?;
     let mut sheet = Sheet::new(columns.iter().map(|column| column.subject).collect());
     let mut timeline = Timeline::default();
-    say("koya run and bare microVMs take turns");
-    run::measure(&parts, context, options.runs, &mut sheet);
-    say("a guest with crun, runc and the agent");
-    guest::measure(&parts, context, options.runs, &mut sheet);
-    say("a container that stays");
-    house::measure(&parts, context, options, &mut sheet);
-    say("the timeline of a start");
-    phases::measure(&parts, context, options.runs, &mut timeline);
+    let wanted = |figures: &[&str]| {
+        options.only.is_empty() || options.only.iter().any(|name| figures.contains(&name.as_str()))
+    };
+    if wanted(&run::MEASURES) {
+        say("koya run and bare microVMs take turns");
+        run::measure(&parts, context, options.runs, &mut sheet);
+    }
+    if wanted(&guest::MEASURES) {
+        say("a guest with crun, runc and the agent");
+        guest::measure(&parts, context, options.runs, &mut sheet);
+    }
+    if wanted(&house::MEASURES) {
+        say("a container that stays");
+        house::measure(&parts, context, options, &mut sheet);
+    }
+    if wanted(&["timeline"]) {
+        say("the timeline of a start");
+        phases::measure(&parts, context, options.runs, &mut timeline);
+    }
+    sheet.rows.retain(Row::was_asked);
     Ok((columns, sheet.rows, timeline))
 }
 
@@ -111,6 +123,15 @@ fn command<'a>(program: &Path, words: impl IntoIterator<Item = &'a str>) -> Vec<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_figure_is_measured_somewhere() {
+        let measured = [&run::MEASURES[..], &guest::MEASURES, &house::MEASURES].concat();
+        for (figure, _) in &FIGURES {
+            assert!(measured.contains(&figure.name), "{}", figure.name);
+        }
+        assert_eq!(measured.len(), FIGURES.len());
+    }
 
     #[test]
     fn samples_are_found_under_their_figure_and_failures_have_a_reason() {

@@ -44,7 +44,11 @@ pub(super) fn measure(parts: &Parts, context: &Context, runs: usize, timeline: &
 fn sample(parts: &Parts, context: &Context) -> Result<[f64; 4], BenchError> {
     let image = parts.image.to_string_lossy();
     let script = format!("echo '{LINE}'; sleep 1000");
-    let words = parts.run_words(&["--name", NAME], &image, &["sh", "-c", &script]);
+    let words = parts.run_words(
+        &["--network", "none", "--name", NAME],
+        &image,
+        &["sh", "-c", &script],
+    );
     let before = boot_clock();
     let mut koya = parts.spawn(words.iter().map(String::as_str), &context.errors())?;
     let line = koya.line(LINE, context.limit)?;

@@ -11,6 +11,9 @@ use crate::bench::subject::Subject;
 /// What the container says.
 pub(super) const LINE: &str = "koya-bench: container";
 
+/// The figures of this file.
+pub(super) const MEASURES: [&str; 3] = ["run-exit", "run-exit-alone", "run-output"];
+
 /// A start that has no network to wait for, as the bare microVM has none.
 const ALONE: [&str; 3] = ["--rm", "--network", "none"];
 

@@ -1,5 +1,6 @@
 //! What becomes of a container: detached, attached, stopped, started again, killed.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -237,5 +238,34 @@ fn a_container_can_be_frozen_and_watched() {
     assert_eq!(user.says(&["logs", "--tail", "3", "web"]), "tick\ntick\ntick\n");
     assert_eq!(user.says(&["logs", "--until", "1h", "web"]), "");
     user.says(&["rm", "-f", "web"]);
+    assert!(user.has_nothing_left(), "something is left behind");
+}
+
+#[test]
+fn an_interrupt_while_it_starts_again_keeps_what_was_there() {
+    let user = User::new();
+    let image = user.image();
+    let script = "if [ -e /kept ]; then echo kept; fi; touch /kept";
+    user.says(&[
+        "run",
+        "--name",
+        "web",
+        image.to_str().unwrap(),
+        "sh",
+        "-c",
+        script,
+    ]);
+    let starting = user.begin(&["start", "--attach", "web"]);
+    let vms = user.home.path("home/vms");
+    let booting = || {
+        let vm = fs::read_dir(&vms).unwrap().next().unwrap().unwrap().path();
+        vm.join("api.sock").exists()
+    };
+    until("it does not boot", booting);
+    succeed(Command::new("kill").args(["-INT", &starting.id().to_string()]));
+    let (out, errors, code) = told(&ended(starting));
+    assert_eq!(code, Some(130), "{out}{errors}");
+    assert_eq!(user.says(&["start", "--attach", "web"]), "kept\n");
+    user.says(&["rm", "web"]);
     assert!(user.has_nothing_left(), "something is left behind");
 }

@@ -97,7 +97,7 @@ fn a_terminal_is_one_inside_and_has_the_size_of_the_one_outside() {
 fn a_reader_that_has_enough_ends_what_writes() {
     let user = User::new();
     let line = format!(
-        "{} run --name web {} yes | head -n 2",
+        "head -c 5000000 /dev/zero | {} run -i --name web {} yes | head -n 2",
         from_env("KOYA_CLI").display(),
         user.image().display()
     );
