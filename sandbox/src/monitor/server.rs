@@ -379,10 +379,16 @@ impl Monitor {
     fn watch(&self, mut container: Container, room: &Arc<Room>) {
         let exit = room.watch(self.sandbox.agent());
         let remove = container.settings.auto_remove;
-        if let Err(error) = delete(self.sandbox.agent(), &container.id, remove) {
-            complain(&format!("cannot remove {} in the guest: {error}", container.id));
+        // What goes with the whole microVM need not be removed in it; but what it wrote to the host is to arrive there.
+        let goes_with_all = remove && container.settings.volumes.is_empty() && self.is_last(&container);
+        if goes_with_all {
+            self.outside.detach(&container.id);
+        } else {
+            if let Err(error) = delete(self.sandbox.agent(), &container.id, remove) {
+                complain(&format!("cannot remove {} in the guest: {error}", container.id));
+            }
+            self.vacate(&container.id, room.slot);
         }
-        self.vacate(&container.id, room.slot);
         container.exit = Some(exit.clone());
         let mut table = lock(&self.table);
         write_end(&self.records, &mut container);
@@ -397,6 +403,14 @@ impl Monitor {
         // Not before: whoever is told looks at the state next.
         room.end(&exit);
         self.settle();
+    }
+
+    /// Whether nobody else lives in the microVM, or is about to, or could be started in it.
+    fn is_last(&self, container: &Container) -> bool {
+        let table = lock(&self.table);
+        let alone = table.pending == 0 && table.rooms.len() == 1;
+        let mut all = self.records.list().unwrap_or_default().into_iter();
+        alone && !all.any(|other| other.vm == container.vm && other.id != container.id)
     }
 
     fn remove(&self, id: &str, force: bool) -> Result<(), RequestError> {
