@@ -14,6 +14,8 @@ use crate::show::{self, Form};
 
 /// Characters of a command that a table shows.
 const SHOWN_COMMAND: usize = 20;
+/// Digits of an image's digest that a table shows.
+const SHOWN_DIGEST: usize = 12;
 /// What `--filter` knows.
 const FILTERS: &str = "id, name, label, status, exited, vm, ancestor";
 
@@ -81,7 +83,7 @@ fn line(container: &Container, ports: &str, whole: bool) -> Value {
     let command = settings.spec.process.args.join(" ");
     json!({
         "ID": container.id,
-        "Image": printable(&settings.image),
+        "Image": image(&settings.image, whole),
         "Command": if whole { format!("\"{}\"", printable(&command)) } else { shorten(&command) },
         "CreatedAt": date(container.created),
         "RunningFor": ago(container.created),
@@ -138,6 +140,14 @@ pub fn printable(text: &str) -> String {
     text.chars()
         .map(|letter| if hostile(letter) { ' ' } else { letter })
         .collect()
+}
+
+/// An image as the user named it; of a digest, as much as tells it from others.
+fn image(name: &str, whole: bool) -> String {
+    match name.strip_prefix("sha256:") {
+        Some(digest) if !whole => digest.chars().take(SHOWN_DIGEST).collect(),
+        _ => printable(name),
+    }
 }
 
 fn shorten(command: &str) -> String {
@@ -231,6 +241,14 @@ mod tests {
         assert_eq!(shorten("sh -c true"), "\"sh -c true\"");
         assert_eq!(shorten("\x1b[31m\n\x7f\u{202e}"), "\" [31m   \"");
         assert_eq!(shorten(&"x".repeat(50)), format!("\"{}…\"", "x".repeat(20)));
+    }
+
+    #[test]
+    fn digests_are_shortened_and_names_are_not() {
+        let digest = format!("sha256:{}", "0123456789abcdef".repeat(4));
+        assert_eq!(image(&digest, false), "0123456789ab");
+        assert_eq!(image(&digest, true), digest);
+        assert_eq!(image("localhost:5000/app:1", false), "localhost:5000/app:1");
     }
 
     #[test]
