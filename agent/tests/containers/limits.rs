@@ -80,12 +80,16 @@ fn a_room_out_of_bounds_leaves_its_neighbour_and_the_agent_alone() {
         assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     }
     let stats = |id: &str| place.client.stats(id).unwrap();
-    let deadline = Instant::now() + LONG;
-    while stats("memory").oom_kills == 0 {
-        assert!(Instant::now() < deadline, "nothing was killed");
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    assert!(stats("loop").cpu_throttled_us > 0);
+    // On a busy host it takes its time until a room has had more than it may.
+    let await_that = |what: &str, is_so: &dyn Fn() -> bool| {
+        let deadline = Instant::now() + LONG;
+        while !is_so() {
+            assert!(Instant::now() < deadline, "{what}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    };
+    await_that("nothing was killed", &|| stats("memory").oom_kills > 0);
+    await_that("nothing was slowed", &|| stats("loop").cpu_throttled_us > 0);
     assert!(stats("forks").pids_current <= 50);
     // The shell outlives the process that was killed, and its end tells of it all the same.
     place.client.signal(&"memory".into(), 9).unwrap();
