@@ -50,6 +50,11 @@ pub const RPC_PORT: u32 = 900;
 /// vsock port to which the host connects once for each stream.
 pub const STREAM_PORT: u32 = 901;
 
+/// vsock port of the host that the agent connects to as soon as it listens, so that nobody has to ask again and again
+/// whether it does. The connection is one for RPC, as if the host had made it. It is the first thing that anybody in
+/// the guest can do, and a host takes one such connection only.
+pub const CALL_PORT: u32 = 902;
+
 /// File names of the two sockets when the agent listens on unix sockets.
 pub const RPC_SOCKET: &str = "rpc.sock";
 /// See [`RPC_SOCKET`].

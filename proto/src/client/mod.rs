@@ -17,11 +17,14 @@
 //! calls of several threads go over the one connection at the same time. The
 //! connection is closed with the last clone.
 
+mod error;
+
 use std::os::fd::{IntoRawFd, OwnedFd};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use thiserror::Error;
 use ttrpc::context::Context;
+
+pub use error::ClientError;
 
 use crate::error::{AgentError, ErrorKind};
 use crate::generated::agent_ttrpc::AgentClient as Calls;
@@ -30,42 +33,6 @@ use crate::{PROTOCOL_MAJOR, PROTOCOL_MINOR};
 
 /// Deadline of a call unless [`AgentClient::with_deadline`] says otherwise.
 pub const DEADLINE: Duration = Duration::from_secs(30);
-
-/// Why a call failed.
-#[derive(Debug, Error)]
-pub enum ClientError {
-    /// The agent refused, or failed to do it.
-    #[error(transparent)]
-    Agent(#[from] AgentError),
-    /// No answer in time.
-    #[error("the agent did not answer {call} within {} ms", deadline.as_millis())]
-    Deadline {
-        /// Name of the call.
-        call: &'static str,
-        /// How long it was waited for.
-        deadline: Duration,
-    },
-    /// The connection broke, or brought something else than ttRPC.
-    #[error("the connection to the agent broke during {call}")]
-    Connection {
-        /// Name of the call.
-        call: &'static str,
-        /// What ttRPC says about it.
-        source: ttrpc::Error,
-    },
-}
-
-impl ClientError {
-    /// The kind of error that the agent answered, if it answered one.
-    #[must_use]
-    pub fn kind(&self) -> Option<ErrorKind> {
-        match self {
-            Self::Agent(error) => Some(error.kind),
-            Self::Deadline { .. } => Some(ErrorKind::ERROR_KIND_DEADLINE),
-            Self::Connection { .. } => None,
-        }
-    }
-}
 
 /// A process: a container's first one, or one that was started by `exec`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
