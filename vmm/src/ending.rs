@@ -22,6 +22,8 @@ pub enum Ending {
     },
     /// KVM cannot go on.
     Fault(Box<VcpuFault>),
+    /// A vCPU thread could not be confined to the system calls that it needs; the guest has not run.
+    Unconfined(io::Error),
     /// Somebody at the console typed the escape.
     Escape,
     /// A signal asked the process to end.
@@ -33,7 +35,9 @@ impl Ending {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Reset | Self::PowerOff | Self::Escape => ExitCode::Ok,
-            Self::TripleFault { .. } | Self::Fault(_) | Self::Signal(_) => ExitCode::GenericError,
+            Self::TripleFault { .. } | Self::Fault(_) | Self::Unconfined(_) | Self::Signal(_) => {
+                ExitCode::GenericError
+            }
         }
     }
 }

@@ -21,6 +21,7 @@ pub mod metrics;
 pub mod monitor;
 pub mod resources;
 pub mod run;
+pub mod seccomp;
 pub mod signals;
 pub mod sink;
 pub mod time;

@@ -35,6 +35,7 @@ use crate::vcpu::Gate;
 pub struct Monitor {
     id: String,
     boot_timer: bool,
+    seccomp: bool,
     /// Whether a failed start can be tried again; without an API there is nobody to do it.
     retry: bool,
     phase: Phase,
@@ -72,6 +73,7 @@ impl Monitor {
             RefCell::new(Self {
                 id: options.id.clone(),
                 boot_timer: options.boot_timer,
+                seccomp: options.seccomp,
                 retry: options.config_file.is_none(),
                 phase: Phase::Configuring(Box::default()),
                 logger: None,
@@ -165,7 +167,13 @@ impl Monitor {
         let config = Box::new(resources.describe());
         let timer = self.boot_timer.then(BootTimer::start);
         let has_output_file = resources.serial_output.is_some();
-        match build(std::mem::take(resources), timer, &self.gate, &self.end) {
+        match build(
+            std::mem::take(resources),
+            timer,
+            &self.gate,
+            &self.end,
+            self.seccomp,
+        ) {
             Ok((running, subscribers)) => {
                 self.arrivals.borrow_mut().extend(subscribers);
                 let terminal = self.attach_console(&running, has_output_file);
@@ -482,9 +490,10 @@ fn build(
     timer: Option<BootTimer>,
     gate: &Arc<Gate>,
     end: &Arc<EndLine>,
+    confined: bool,
 ) -> Result<(Running, Vec<Subscriber>), StartError> {
     Frame::new(&resources, gate.clone(), end.clone())?
         .wire(*resources, timer)?
         .load()?
-        .start()
+        .start(confined)
 }

@@ -80,6 +80,9 @@ pub fn run(options: &Options) -> ExitCode {
             match &ending {
                 Ending::Fault(fault) => tell(&fault.to_string()),
                 Ending::TripleFault { vcpu } => tell(&format!("vCPU {vcpu}: the guest triple-faulted")),
+                Ending::Unconfined(error) => tell(&format!(
+                    "cannot install the system call filter: {error}; --no-seccomp does without"
+                )),
                 // The cursor stands where the guest left it, with the shell's prompt to come.
                 Ending::Escape => _ = io::stderr().write_all(b"\n"),
                 ending => log::info!("the microVM ended: {ending:?}"),

@@ -158,17 +158,86 @@ extern "C" fn on_overdue(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::
     }
 }
 
-extern "C" fn on_crash(signal: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
-    console::restore();
-    let text = b"koya-vmm: ended by a fatal signal\n";
+extern "C" fn on_crash(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    // SAFETY: the kernel hands the handler a whole structure.
+    let call = unsafe { info.as_ref() }.and_then(forbidden_call);
     let code = CRASHES
         .iter()
         .find(|(crash, _)| *crash == signal)
         .map_or(ExitCode::GenericError, |(_, code)| *code);
-    // SAFETY: both calls are async-signal-safe, and the buffer is valid for its length.
+    let mut line = Line::new();
+    match call {
+        Some(call) => {
+            line.push(b"koya-vmm: system call ");
+            line.push_number(call);
+            line.push(b" is forbidden by the filter (--no-seccomp leaves it out)\n");
+        }
+        None => line.push(b"koya-vmm: ended by a fatal signal\n"),
+    }
+    // SAFETY: async-signal-safe, and the buffer is valid for its length.
     unsafe {
-        libc::write(libc::STDERR_FILENO, text.as_ptr().cast(), text.len());
-        libc::_exit(i32::from(code));
+        libc::write(
+            libc::STDERR_FILENO,
+            line.text().as_ptr().cast(),
+            line.text().len(),
+        )
+    };
+    console::restore();
+    // SAFETY: async-signal-safe.
+    unsafe { libc::_exit(i32::from(code)) };
+}
+
+/// The number of the system call that a filter has trapped.
+fn forbidden_call(info: &libc::siginfo_t) -> Option<u32> {
+    /// `si_code` of a trap by seccomp(2).
+    const SYS_SECCOMP: libc::c_int = 1;
+    /// `siginfo_t` as it is for SIGSYS.
+    #[repr(C)]
+    struct Trapped {
+        signo: libc::c_int,
+        errno: libc::c_int,
+        code: libc::c_int,
+        address: *const libc::c_void,
+        call: u32,
+    }
+    (info.si_signo == libc::SIGSYS && info.si_code == SYS_SECCOMP).then(|| {
+        // SAFETY: the structure is one of those that the kernel fills a `siginfo_t` with, which is larger.
+        unsafe { (*ptr::from_ref(info).cast::<Trapped>()).call }
+    })
+}
+
+/// A line put together without allocating: a signal may come in the midst of an allocation.
+struct Line {
+    text: [u8; 128],
+    len: usize,
+}
+
+impl Line {
+    fn new() -> Self {
+        Self {
+            text: [0; 128],
+            len: 0,
+        }
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        let room = self.text.iter_mut().skip(self.len);
+        for (place, byte) in room.zip(bytes) {
+            *place = *byte;
+            self.len = self.len.saturating_add(1);
+        }
+    }
+
+    fn push_number(&mut self, number: u32) {
+        let (high, digit) = (number / 10, number % 10);
+        if high > 0 {
+            self.push_number(high);
+        }
+        self.push(&[b'0'.wrapping_add(u8::try_from(digit).unwrap_or_default())]);
+    }
+
+    fn text(&self) -> &[u8] {
+        self.text.get(..self.len).unwrap_or_default()
     }
 }
 

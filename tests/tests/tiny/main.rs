@@ -13,6 +13,7 @@
 
 mod api;
 mod bad_input;
+mod confinement;
 mod console;
 mod endings;
 mod hostile;

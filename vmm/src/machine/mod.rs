@@ -39,6 +39,9 @@ pub enum StartError {
     /// Guest memory.
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    /// System call filters.
+    #[error("cannot install the system call filter; --no-seccomp does without")]
+    Seccomp(#[source] io::Error),
     /// KVM.
     #[error(transparent)]
     Kvm(#[from] KvmError),

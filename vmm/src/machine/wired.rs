@@ -24,6 +24,8 @@ use crate::event_loop::Subscriber;
 use crate::kvm::doorbell::IoeventfdDoorbells;
 use crate::kvm::start;
 use crate::resources::{OpenBoot, OpenDrive, OpenNetwork, Resources};
+use crate::seccomp::Filter;
+use crate::time::LocalTime;
 use crate::vcpu::{Buses, Vcpus};
 
 /// A machine with devices, and without a kernel.
@@ -224,8 +226,9 @@ impl Wired {
 }
 
 impl Bootable {
-    /// Lets the guest go. The subscribers are the devices, for the event loop.
-    pub fn start(self) -> Result<(Running, Vec<Subscriber>), StartError> {
+    /// Lets the guest go. The subscribers are the devices, for the event loop. From then on this thread, too, is
+    /// `confined` to the system calls that it needs.
+    pub fn start(self, confined: bool) -> Result<(Running, Vec<Subscriber>), StartError> {
         let Frame {
             memory,
             vm,
@@ -233,7 +236,14 @@ impl Bootable {
             end,
             ..
         } = self.frame;
-        let vcpus = Vcpus::start(self.vcpus, gate, end, Arc::new(self.buses), &memory)?;
+        if confined {
+            // Has the time zone read, which the log will ask for when no file may be opened any more.
+            let _ = LocalTime::now();
+        }
+        let vcpus = Vcpus::start(self.vcpus, gate, end, Arc::new(self.buses), &memory, confined)?;
+        if confined {
+            Filter::Monitor.install().map_err(StartError::Seccomp)?;
+        }
         let running = Running {
             vcpus,
             devices: self.devices,

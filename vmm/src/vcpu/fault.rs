@@ -71,7 +71,6 @@ pub struct VcpuFault {
     pub kind: FaultKind,
     registers: Option<Box<(kvm_regs, kvm_sregs)>>,
     instruction: Vec<u8>,
-    interpreted: bool,
 }
 
 impl VcpuFault {
@@ -91,7 +90,6 @@ impl VcpuFault {
             kind,
             registers,
             instruction,
-            interpreted: KvmHost::interprets_kernel_mode(),
         }
     }
 }
@@ -148,7 +146,7 @@ impl Display for VcpuFault {
             }
             write!(f, "; instruction bytes:{hex}")?;
         }
-        if self.interpreted {
+        if KvmHost::interprets_kernel_mode() {
             f.write_str(
                 "; this host's KVM (kvm_pvm) interprets the guest's kernel mode and lacks some instructions: a stock Linux needs a host with kvm_amd or kvm_intel",
             )?;

@@ -14,6 +14,7 @@ use super::fault::VcpuFault;
 use super::gate::{Gate, Passage};
 use super::kick::{self, Kickable};
 use crate::ending::{EndLine, Ending};
+use crate::seccomp::Filter;
 
 /// How long a pause waits for the vCPUs. They leave the guest within microseconds; this much is needed only by a
 /// host that does not schedule us at all.
@@ -45,13 +46,14 @@ pub struct Vcpus {
 }
 
 impl Vcpus {
-    /// Starts a thread for each vCPU.
+    /// Starts a thread for each vCPU, `confined` to the system calls that it needs.
     pub fn start(
         vcpus: Vec<VcpuFd>,
         gate: Arc<Gate>,
         end: Arc<EndLine>,
         buses: Arc<Buses>,
         memory: &GuestRam,
+        confined: bool,
     ) -> Result<Self, VcpuThreadError> {
         kick::install_handler().map_err(VcpuThreadError::Signal)?;
         let mut this = Self {
@@ -67,6 +69,7 @@ impl Vcpus {
                 end: end.clone(),
                 buses: buses.clone(),
                 memory: memory.clone(),
+                confined,
             };
             if let Err(source) = this.spawn(vcpu) {
                 let gate = this.gate.clone();
@@ -132,10 +135,17 @@ struct VcpuThread {
     end: Arc<EndLine>,
     buses: Arc<Buses>,
     memory: GuestRam,
+    confined: bool,
 }
 
 impl VcpuThread {
     fn run(mut self, gate: &Gate) {
+        if self.confined
+            && let Err(error) = Filter::Vcpu.install()
+        {
+            self.end.announce(Ending::Unconfined(error));
+            return;
+        }
         let _kickable = Kickable::new(&mut self.fd);
         while gate.pass(|| self.park()) == Passage::Run {
             let ending = match run_once(&mut self.fd, &self.buses) {

@@ -1,0 +1,136 @@
+//! What a thread of a running microVM may ask of the host's kernel, and nothing else: seccomp(2), mode 2.
+//!
+//! Once the guest runs, its vCPU threads and the event loop do little: they have opened what the configuration names.
+//! Whoever breaks out of a guest into one of them finds no program to execute, no network, no new kind of device.
+//! Which calls they need stands, with the reasons, in `resources/seccomp/koya-vmm.json`; the build compiles it. Any
+//! other call raises SIGSYS, which ends the process with Firecracker's exit code 148.
+
+use std::io;
+
+include!(concat!(env!("OUT_DIR"), "/seccomp.rs"));
+
+/// The filter of which threads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Filter {
+    /// The one with the event loop, which serves devices and the API.
+    Monitor,
+    /// Those that run the guest.
+    Vcpu,
+}
+
+impl Filter {
+    fn program(self) -> &'static [libc::sock_filter] {
+        match self {
+            Self::Monitor => &MONITOR,
+            Self::Vcpu => &VCPU,
+        }
+    }
+
+    /// Confines the calling thread, and those that it will start, for good.
+    ///
+    /// # Errors
+    /// The kernel has no system call filters, or no memory for this one.
+    pub fn install(self) -> io::Result<()> {
+        let program = self.program();
+        let described = libc::sock_fprog {
+            len: u16::try_from(program.len()).unwrap_or(u16::MAX),
+            filter: program.as_ptr().cast_mut(),
+        };
+        // SAFETY: sets a flag of the calling thread; without it only the superuser may install filters.
+        check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }.into())?;
+        // SAFETY: the kernel reads, and copies, the program that `described` points to, which is static.
+        check(unsafe {
+            libc::syscall(
+                libc::SYS_seccomp,
+                libc::SECCOMP_SET_MODE_FILTER,
+                0,
+                &raw const described,
+            )
+        })
+    }
+}
+
+fn check(result: libc::c_long) -> io::Result<()> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs `act` in a child behind `filter`; the signal that ended the child, or 0.
+    fn ended_by(filter: Filter, act: fn()) -> libc::c_int {
+        // SAFETY: the child calls nothing but what is async-signal-safe, and ends.
+        unsafe {
+            match libc::fork() {
+                0 => {
+                    libc::signal(libc::SIGSYS, libc::SIG_DFL);
+                    if filter.install().is_err() {
+                        libc::_exit(1);
+                    }
+                    act();
+                    libc::_exit(0)
+                }
+                child => {
+                    let mut status = 0;
+                    assert_eq!(libc::waitpid(child, &raw mut status, 0), child);
+                    if libc::WIFEXITED(status) {
+                        assert_eq!(libc::WEXITSTATUS(status), 0);
+                        return 0;
+                    }
+                    libc::WTERMSIG(status)
+                }
+            }
+        }
+    }
+
+    fn socket(family: libc::c_int) {
+        // SAFETY: makes a descriptor.
+        unsafe { libc::socket(family, libc::SOCK_STREAM, 0) };
+    }
+
+    fn map(protection: libc::c_int) {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        // SAFETY: a new mapping, which nobody uses.
+        unsafe { libc::mmap(std::ptr::null_mut(), 4096, protection, flags, -1, 0) };
+    }
+
+    #[test]
+    fn what_a_monitor_does_is_let_through() {
+        for filter in [Filter::Monitor, Filter::Vcpu] {
+            assert_eq!(ended_by(filter, || map(libc::PROT_READ | libc::PROT_WRITE)), 0);
+        }
+        assert_eq!(ended_by(Filter::Monitor, || socket(libc::AF_UNIX)), 0);
+    }
+
+    #[test]
+    fn what_it_never_does_ends_it() {
+        let execute = || {
+            let path = c"/bin/true".as_ptr();
+            let arguments = [path, std::ptr::null()];
+            // SAFETY: the strings and lists are terminated.
+            unsafe { libc::execv(path, arguments.as_ptr()) };
+        };
+        let kill = || {
+            // SAFETY: asks whether a process is there.
+            unsafe { libc::kill(1, 0) };
+        };
+        for filter in [Filter::Monitor, Filter::Vcpu] {
+            assert_eq!(ended_by(filter, execute), libc::SIGSYS, "{filter:?} executes");
+            assert_eq!(ended_by(filter, kill), libc::SIGSYS, "{filter:?} kills");
+            let inet = || socket(libc::AF_INET);
+            assert_eq!(ended_by(filter, inet), libc::SIGSYS, "{filter:?} has a network");
+            let code = || map(libc::PROT_READ | libc::PROT_EXEC);
+            assert_eq!(ended_by(filter, code), libc::SIGSYS, "{filter:?} makes code");
+        }
+        let open = || {
+            // SAFETY: the path is terminated.
+            unsafe { libc::open(c"/etc/passwd".as_ptr(), libc::O_RDONLY) };
+        };
+        assert_eq!(ended_by(Filter::Vcpu, open), libc::SIGSYS);
+    }
+}
