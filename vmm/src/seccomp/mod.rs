@@ -2,12 +2,13 @@
 //!
 //! Once the guest runs, its vCPU threads and the event loop do little: they have opened what the configuration names.
 //! Whoever breaks out of a guest into one of them finds no program to execute, no network, no new kind of device.
-//! Which calls they need stands, with the reasons, in `resources/seccomp/koya-vmm.json`; the build compiles it. Any
-//! other call raises SIGSYS, which ends the process with Firecracker's exit code 148.
+//! Which calls they need stands, with the reasons, in [`policy`]. Any other raises SIGSYS, which ends the process with
+//! Firecracker's exit code 148.
+
+mod policy;
+mod program;
 
 use std::io;
-
-include!(concat!(env!("OUT_DIR"), "/seccomp.rs"));
 
 /// The filter of which threads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,26 +20,24 @@ pub enum Filter {
 }
 
 impl Filter {
-    fn program(self) -> &'static [libc::sock_filter] {
-        match self {
-            Self::Monitor => &MONITOR,
-            Self::Vcpu => &VCPU,
-        }
-    }
-
     /// Confines the calling thread, and those that it will start, for good.
     ///
     /// # Errors
     /// The kernel has no system call filters, or no memory for this one.
     pub fn install(self) -> io::Result<()> {
-        let program = self.program();
+        let own = match self {
+            Self::Monitor => policy::MONITOR,
+            Self::Vcpu => policy::VCPU,
+        };
+        let program = program::compile(policy::ALL.iter().chain(own))
+            .map_err(|_| io::Error::other("the policy is too long"))?;
         let described = libc::sock_fprog {
             len: u16::try_from(program.len()).unwrap_or(u16::MAX),
             filter: program.as_ptr().cast_mut(),
         };
         // SAFETY: sets a flag of the calling thread; without it only the superuser may install filters.
         check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }.into())?;
-        // SAFETY: the kernel reads, and copies, the program that `described` points to, which is static.
+        // SAFETY: the kernel reads, and copies, the program that `described` points to, which is alive.
         check(unsafe {
             libc::syscall(
                 libc::SYS_seccomp,

@@ -1,0 +1,199 @@
+//! Which system calls the threads of a running microVM need, and what for.
+
+use libc::c_long;
+
+/// A system call that a thread may make.
+pub(super) struct Rule {
+    pub(super) call: c_long,
+    /// What is asked of its arguments; nothing: whatever they are.
+    pub(super) only: Option<Only>,
+}
+
+/// What is asked of the lower half of an argument.
+#[derive(Clone, Copy)]
+pub(super) struct Only {
+    /// Which, from 0.
+    pub(super) argument: u8,
+    pub(super) test: Test,
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum Test {
+    /// It is one of these.
+    OneOf(&'static [u32]),
+    /// It has none of these bits.
+    Without(u32),
+}
+
+const fn any(call: c_long) -> Rule {
+    Rule { call, only: None }
+}
+
+const fn one_of(call: c_long, argument: u8, values: &'static [u32]) -> Rule {
+    let test = Test::OneOf(values);
+    Rule {
+        call,
+        only: Some(Only { argument, test }),
+    }
+}
+
+const fn without(call: c_long, argument: u8, bits: u32) -> Rule {
+    let test = Test::Without(bits);
+    Rule {
+        call,
+        only: Some(Only { argument, test }),
+    }
+}
+
+/// `linux/kvm.h`.
+mod kvm {
+    pub(super) const RUN: u32 = 0xae80;
+    pub(super) const KVMCLOCK_CTRL: u32 = 0xaead;
+    pub(super) const GET_REGS: u32 = 0x8090_ae81;
+    pub(super) const GET_SREGS: u32 = 0x8138_ae83;
+    pub(super) const TRANSLATE: u32 = 0xc018_ae85;
+    pub(super) const SET_GSI_ROUTING: u32 = 0x4008_ae6a;
+    pub(super) const IRQFD: u32 = 0x4020_ae76;
+    pub(super) const IOEVENTFD: u32 = 0x4040_ae79;
+}
+
+/// `linux/if_tun.h`: what the driver takes, at DRIVER_OK and at a reset.
+const TUNSETOFFLOAD: u32 = 0x4004_54d0;
+/// `linux/fs.h`: a disk that is a block device.
+const BLKDISCARD: u32 = 0x1277;
+/// `asm-generic/ioctls.h`: the terminal's settings are given back, whichever thread a signal hits.
+const TCGETS: u32 = 0x5401;
+const TCSETS: u32 = 0x5402;
+const TIOCGPGRP: u32 = 0x540f;
+const FIONBIO: u32 = 0x5421;
+
+/// `PROT_EXEC`, of the protection: memory is never executable.
+const EXECUTABLE: u32 = 4;
+
+/// Of both kinds of threads.
+pub(super) const ALL: &[Rule] = &[
+    // Events, devices, the console, the log.
+    any(libc::SYS_read),
+    any(libc::SYS_readv),
+    any(libc::SYS_write),
+    any(libc::SYS_writev),
+    any(libc::SYS_close),
+    any(libc::SYS_fcntl),
+    any(libc::SYS_poll),
+    any(libc::SYS_epoll_ctl),
+    any(libc::SYS_eventfd2),
+    any(libc::SYS_timerfd_settime),
+    // A reset waits for what is in flight on a disk.
+    any(libc::SYS_io_uring_enter),
+    // A reset ends connections of the socket device, and takes queues from whoever serves a shared folder.
+    any(libc::SYS_sendto),
+    any(libc::SYS_sendmsg),
+    any(libc::SYS_recvfrom),
+    any(libc::SYS_recvmsg),
+    any(libc::SYS_shutdown),
+    // Memory.
+    any(libc::SYS_brk),
+    without(libc::SYS_mmap, 2, EXECUTABLE),
+    without(libc::SYS_mprotect, 2, EXECUTABLE),
+    any(libc::SYS_mremap),
+    any(libc::SYS_munmap),
+    any(libc::SYS_madvise),
+    // Locks, clocks, random numbers.
+    any(libc::SYS_futex),
+    any(libc::SYS_clock_gettime),
+    any(libc::SYS_clock_nanosleep),
+    any(libc::SYS_sched_yield),
+    any(libc::SYS_getrandom),
+    // A thread that watches over the deadline of a conversation with whoever serves a shared folder.
+    any(libc::SYS_clone3),
+    any(libc::SYS_rseq),
+    any(libc::SYS_set_robust_list),
+    any(libc::SYS_sched_getaffinity),
+    any(libc::SYS_sigaltstack),
+    one_of(libc::SYS_prctl, 0, &[libc::PR_SET_NAME as u32]),
+    any(libc::SYS_exit),
+    // Signals, and the end of the process, which leaves no core of a guest's memory behind.
+    any(libc::SYS_rt_sigaction),
+    any(libc::SYS_rt_sigprocmask),
+    any(libc::SYS_rt_sigreturn),
+    any(libc::SYS_restart_syscall),
+    any(libc::SYS_alarm),
+    any(libc::SYS_getpid),
+    any(libc::SYS_gettid),
+    any(libc::SYS_tgkill),
+    any(libc::SYS_prlimit64),
+    any(libc::SYS_setrlimit),
+    any(libc::SYS_exit_group),
+];
+
+/// Of those that run the guest, beside [`ALL`]: they open nothing.
+pub(super) const VCPU: &[Rule] = &[one_of(
+    libc::SYS_ioctl,
+    1,
+    &[
+        kvm::RUN,
+        // After a pause.
+        kvm::KVMCLOCK_CTRL,
+        // The guest sets up its interrupts, and its devices' doorbells at DRIVER_OK.
+        kvm::SET_GSI_ROUTING,
+        kvm::IRQFD,
+        kvm::IOEVENTFD,
+        TUNSETOFFLOAD,
+        // The report of a fault.
+        kvm::GET_REGS,
+        kvm::GET_SREGS,
+        kvm::TRANSLATE,
+        TCGETS,
+        TCSETS,
+    ],
+)];
+
+/// Of the one with the event loop, beside [`ALL`].
+pub(super) const MONITOR: &[Rule] = &[
+    one_of(
+        libc::SYS_ioctl,
+        1,
+        &[
+            kvm::SET_GSI_ROUTING,
+            kvm::IRQFD,
+            kvm::IOEVENTFD,
+            TUNSETOFFLOAD,
+            BLKDISCARD,
+            TCGETS,
+            TCSETS,
+            TIOCGPGRP,
+            FIONBIO,
+        ],
+    ),
+    any(libc::SYS_epoll_create1),
+    any(libc::SYS_epoll_wait),
+    any(libc::SYS_epoll_pwait),
+    any(libc::SYS_timerfd_create),
+    any(libc::SYS_ppoll),
+    any(libc::SYS_dup),
+    // PATCH /drives, PUT /logger and PUT /metrics name files; the sockets' names go at the end.
+    any(libc::SYS_openat),
+    any(libc::SYS_fstat),
+    any(libc::SYS_newfstatat),
+    any(libc::SYS_statx),
+    any(libc::SYS_lseek),
+    any(libc::SYS_unlink),
+    // Disks.
+    any(libc::SYS_preadv),
+    any(libc::SYS_pwritev),
+    any(libc::SYS_pread64),
+    any(libc::SYS_pwrite64),
+    any(libc::SYS_fdatasync),
+    any(libc::SYS_fsync),
+    any(libc::SYS_fallocate),
+    any(libc::SYS_io_uring_setup),
+    any(libc::SYS_io_uring_register),
+    // Clients of the API and of the socket device; what the guest's programs connect to.
+    any(libc::SYS_accept4),
+    any(libc::SYS_connect),
+    any(libc::SYS_getsockopt),
+    any(libc::SYS_setsockopt),
+    one_of(libc::SYS_socket, 0, &[libc::AF_UNIX as u32]),
+    // Whether the terminal listens to this process.
+    any(libc::SYS_getpgrp),
+];
