@@ -1,15 +1,16 @@
 //! `config.json` as the host sends it, made into what the runtime gets: root
 //! and cgroup are the agent's to say.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use koya_proto::MAX_JSON;
 use libcontainer::oci_spec::runtime::{LinuxDeviceCgroup, Process, Spec};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::idmap::IdMap;
 use super::limits;
 use super::seccomp;
+use super::stores;
 use crate::error::{Result, invalid};
 
 /// Set to "true" among the annotations of a system container: one whose first
@@ -110,6 +111,40 @@ impl Config {
         if let Some(fields) = self.json.get_mut("root").and_then(Value::as_object_mut) {
             fields.insert("path".to_owned(), root.to_string_lossy().into());
         }
+    }
+
+    /// Puts bind mounts of the folders that `folder` answers in the places of mounts of the type `scratch`; those that
+    /// it has no folder for are left out.
+    pub fn place_stores(&mut self, mut folder: impl FnMut(&str) -> Result<Option<PathBuf>>) -> Result<()> {
+        let Some(mounts) = self.json.get_mut("mounts").and_then(Value::as_array_mut) else {
+            return Ok(());
+        };
+        let is_store = |mount: &Value| mount.get("type").and_then(Value::as_str) == Some(stores::KIND);
+        if mounts.iter().filter(|mount| is_store(mount)).count() > stores::MAX {
+            return Err(invalid(format!(
+                "config.mounts has more than {} of type '{}'",
+                stores::MAX,
+                stores::KIND
+            )));
+        }
+        let mut placed = Vec::new();
+        for mount in mounts.drain(..) {
+            if !is_store(&mount) {
+                placed.push(mount);
+                continue;
+            }
+            let at = mount
+                .get("destination")
+                .and_then(Value::as_str)
+                .unwrap_or_default();
+            if let Some(source) = folder(at)? {
+                placed.push(
+                    json!({ "destination": at, "type": "bind", "source": source, "options": ["bind"] }),
+                );
+            }
+        }
+        *mounts = placed;
+        Ok(())
     }
 
     /// Adds mounts after those that it has.
@@ -251,6 +286,31 @@ mod tests {
         assert_eq!(json["linux"]["cgroupsPath"], "/koya/web");
         assert_eq!(json["linux"]["namespaces"][0]["type"], "pid");
         assert_eq!(json.get("hooks"), None);
+    }
+
+    #[test]
+    fn folders_of_the_scratch_disk_take_their_mounts_places() {
+        let mounts = r#""mounts": [
+            { "destination": "/a", "type": "scratch" }, { "destination": "/b", "type": "tmpfs", "source": "tmpfs" },
+            { "destination": "/c", "type": "scratch" }, { "destination": "/d", "type": "proc" }], "hooks":"#;
+        let mut config = parsed(GOOD.replace("\"hooks\":", mounts).as_bytes(), "/c").unwrap();
+        config
+            .place_stores(|at| Ok((at == "/a").then(|| "/s/a".into())))
+            .unwrap();
+        let json: Value = serde_json::from_slice(&config.to_bytes()).unwrap();
+        let places: Vec<_> = json["mounts"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|mount| {
+                (
+                    mount["destination"].as_str().unwrap(),
+                    mount["type"].as_str().unwrap(),
+                )
+            })
+            .collect();
+        assert_eq!(places, [("/a", "bind"), ("/b", "tmpfs"), ("/d", "proc")]);
+        assert_eq!(json["mounts"][0]["source"], "/s/a");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use protobuf::{EnumOrUnknown, MessageField};
 use super::cgroup::{Cgroup, is_unified};
 use super::config::{Config, Draft, parse_process};
 use super::devices;
+use super::halt;
 use super::idmap::{IdMap, Shift};
 use super::limits;
 use super::process::check_signal;
@@ -80,6 +81,7 @@ impl Ready {
         crate::shares::mount_all(&request.shares, deadline)?;
         let bundle = Bundle::make(bundle, request.root.get_or_default(), shift.as_ref())?;
         config.set_root(bundle.root());
+        config.place_stores(|at| bundle.store(at, shift.as_ref()))?;
         let owner = config.id_map().map_or(Ok((0, 0)), IdMap::root)?;
         config.add_mounts(files::place(&request.files, bundle.path(), owner)?);
         fs::write(bundle.path().join("config.json"), config.to_bytes())
@@ -294,7 +296,11 @@ impl Container {
     /// Sends a signal to one process, or to all.
     pub fn signal(&self, exec: &str, signal: u32, all: bool) -> Result<()> {
         if !all {
-            return self.process(exec)?.signal(signal);
+            let process = self.process(exec)?;
+            if self.system && exec.is_empty() && signal == halt::SYSTEMD {
+                return process.signal(halt::signal_for(process.pid()));
+            }
+            return process.signal(signal);
         }
         if !exec.is_empty() {
             return Err(invalid(

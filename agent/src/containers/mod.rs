@@ -14,11 +14,14 @@ mod config;
 mod container;
 mod devices;
 mod disk;
+mod halt;
 mod idmap;
 mod limits;
+mod overlay;
 mod process;
 mod rootfs;
 mod seccomp;
+mod stores;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -5,27 +5,22 @@
 //!  BUNDLE/config.json
 //!  BUNDLE/rootfs         overlay: lowerdir=l0:l1…, upperdir, workdir
 //!  BUNDLE/l0 l1 …        read-only disks, the uppermost first
-//!  BUNDLE/scratch        ext4 or tmpfs: upper/ and work/
+//!  BUNDLE/scratch        ext4 or tmpfs: upper/, work/ and stores/
 //! ```
 
 use std::ffi::CString;
 use std::fs;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use koya_proto::v1::root_filesystem::Source;
-use koya_proto::v1::{Overlay, RootFilesystem};
+use koya_proto::v1::{Disk, Overlay, RootFilesystem};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::disk::mount_disk;
 use super::idmap::Shift;
+use super::{overlay, stores};
 use crate::error::{Result, invalid, storage};
-
-/// overlayfs takes up to 500 layers, an image of container tools has up to 127.
-const MAX_LAYERS: usize = 128;
-/// mount(2)'s options are at most a page.
-const MAX_OPTIONS: usize = 4095;
 
 /// A bundle's folder with what is mounted in it; unmounted and removed by
 /// [`Bundle::remove`], or when dropped.
@@ -33,6 +28,8 @@ pub struct Bundle {
     path: PathBuf,
     mounts: Vec<PathBuf>,
     root: PathBuf,
+    /// Where an overlay's writes go.
+    scratch: Option<PathBuf>,
     /// The scratch disk's folder that is this bundle's alone, if it has one.
     written: Option<PathBuf>,
     removed: bool,
@@ -51,12 +48,13 @@ impl Bundle {
             root: path.join("rootfs"),
             path,
             mounts: Vec::new(),
+            scratch: None,
             written: None,
             removed: false,
         };
         match &wanted.source {
             Some(Source::Folder(folder)) => bundle.use_folder(existing(folder)?, shift)?,
-            Some(Source::Overlay(overlay)) => bundle.mount_overlay(overlay, shift)?,
+            Some(Source::Overlay(overlay)) => bundle.use_overlay(overlay, shift)?,
             _ => return Err(invalid("root is missing; want a folder or an overlay")),
         }
         Ok(bundle)
@@ -70,6 +68,15 @@ impl Bundle {
     /// The root file system's folder.
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// The folder to mount at a path of the container that is not to be in its overlay; see [`stores`]. None where
+    /// there is no overlay, or the path is a link.
+    pub fn store(&self, at: &str, shift: Option<&Shift>) -> Result<Option<PathBuf>> {
+        match &self.scratch {
+            Some(scratch) => stores::folder(scratch, &self.root, at, shift),
+            None => Ok(None),
+        }
     }
 
     /// Unmounts everything and removes the folder, with `purge` the one on the
@@ -115,15 +122,26 @@ impl Bundle {
         Ok(())
     }
 
-    fn mount_overlay(&mut self, overlay: &Overlay, shift: Option<&Shift>) -> Result<()> {
-        if overlay.lower.is_empty() || overlay.lower.len() > MAX_LAYERS {
-            return Err(invalid(format!(
-                "root.overlay.lower has {} disks; want 1 to {MAX_LAYERS}",
-                overlay.lower.len()
-            )));
+    fn use_overlay(&mut self, overlay: &Overlay, shift: Option<&Shift>) -> Result<()> {
+        overlay::check_layers(overlay.lower.len())?;
+        let lower = self.mount_layers(&overlay.lower, shift)?;
+        let scratch = self.mount_scratch(overlay)?;
+        overlay::make_folders(&scratch)?;
+        if let Some(shift) = shift {
+            // Not before: root is nobody there from now on.
+            shift.apply(&self.path.join("scratch"))?;
         }
+        fs::create_dir_all(&self.root).map_err(|error| storage("make the root folder", error))?;
+        overlay::mount_over(&lower, &scratch, &self.root, shift)?;
+        self.mounts.push(self.root.clone());
+        self.scratch = Some(scratch);
+        Ok(())
+    }
+
+    /// Mounts disks; answers the folders that are meant.
+    fn mount_layers(&mut self, disks: &[Disk], shift: Option<&Shift>) -> Result<Vec<PathBuf>> {
         let mut lower = Vec::new();
-        for (index, disk) in overlay.lower.iter().enumerate() {
+        for (index, disk) in disks.iter().enumerate() {
             let at = self.path.join(format!("l{index}"));
             let folder = mount_disk(disk, &at, true)?;
             self.mounts.push(at.clone());
@@ -132,52 +150,7 @@ impl Bundle {
             }
             lower.push(inside(&folder, &disk.serial)?);
         }
-        let scratch = self.mount_scratch(overlay)?;
-        let (upper, work) = (scratch.join("upper"), scratch.join("work"));
-        for folder in [&upper, &work] {
-            fs::create_dir_all(folder)
-                .map_err(|error| storage(format!("make the folder {}", folder.display()), error))?;
-        }
-        if let Some(shift) = shift {
-            shift.apply(&self.path.join("scratch"))?;
-        }
-        let mut options = String::from("lowerdir=");
-        for (index, folder) in lower.iter().enumerate() {
-            if index > 0 {
-                options.push(':');
-            }
-            options.push_str(&escaped(folder));
-        }
-        options.push_str(&format!(
-            ",upperdir={},workdir={}",
-            escaped(&upper),
-            escaped(&work)
-        ));
-        if options.len() > MAX_OPTIONS {
-            return Err(invalid(
-                "root.overlay.lower has too many disks and folders for one mount; use fewer layers",
-            ));
-        }
-        fs::create_dir_all(&self.root).map_err(|error| storage("make the root folder", error))?;
-        let root = self.root.as_path();
-        let mount_it = || {
-            mount(
-                Some("overlay"),
-                root,
-                Some("overlay"),
-                MsFlags::empty(),
-                Some(options.as_str()),
-            )
-        };
-        let mounted = match shift {
-            None => mount_it(),
-            Some(shift) => shift
-                .as_root(mount_it)
-                .map_err(|error| storage("mount the overlay", error))?,
-        };
-        mounted.map_err(|errno| storage("mount the overlay", errno.desc()))?;
-        self.mounts.push(self.root.clone());
-        Ok(())
+        Ok(lower)
     }
 
     fn mount_scratch(&mut self, overlay: &Overlay) -> Result<PathBuf> {
@@ -236,18 +209,6 @@ fn inside(folder: &Path, serial: &str) -> Result<PathBuf> {
     }
 }
 
-/// A path in overlayfs's options, where some characters have meanings.
-fn escaped(path: &Path) -> String {
-    let mut text = String::new();
-    for letter in String::from_utf8_lossy(path.as_os_str().as_bytes()).chars() {
-        if matches!(letter, '\\' | ':' | ',') {
-            text.push('\\');
-        }
-        text.push(letter);
-    }
-    text
-}
-
 /// Removes a folder with all that is in it, if it is there. No link is followed:
 /// not one in it, and not one on the way to it.
 fn remove_written(folder: &Path) -> std::io::Result<()> {
@@ -281,14 +242,6 @@ fn remove_folder(path: &Path) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn paths_cannot_add_mount_options() {
-        assert_eq!(
-            escaped(Path::new("/a,upperdir=/b:c\\")),
-            "/a\\,upperdir=/b\\:c\\\\"
-        );
-    }
 
     #[test]
     fn a_folder_has_to_be_there() {

@@ -1,5 +1,7 @@
 //! What is mounted in a container.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -32,17 +34,21 @@ impl Mount {
     }
 }
 
-/// All mounts of a container. One that it asks for takes the place of a usual one at the same path.
+/// All mounts of a container. One that it asks for takes the place of a usual one at the same path, and of a folder of
+/// the scratch disk further below, too.
 pub(super) fn all(spec: &ContainerSpec) -> Value {
     let usual = if spec.process.system {
         system::mounts()
     } else {
         usual(spec.process.privileged)
     };
-    let added = |at: &str| spec.mounts.iter().any(|mount| mount.destination == at);
+    let covers = |added: &Mount, mount: &Mount| {
+        let (above, at) = (Path::new(&added.destination), Path::new(&mount.destination));
+        above == at || mount.kind == system::SCRATCH && at.starts_with(above)
+    };
     let mut mounts: Vec<Mount> = usual
         .into_iter()
-        .filter(|mount| !added(&mount.destination))
+        .filter(|mount| !spec.mounts.iter().any(|added| covers(added, mount)))
         .collect();
     mounts.extend(spec.mounts.iter().cloned());
     json!(mounts)

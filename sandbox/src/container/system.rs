@@ -38,6 +38,14 @@ impl IdMap {
     }
 }
 
+/// A type of mounts that the agent knows beside those of the specification: a folder of the disk that takes what the
+/// container writes. Its source says nothing.
+pub(super) const SCRATCH: &str = "scratch";
+
+/// Where container engines keep their images: podman and CRI-O, docker, containerd. The kernel refuses their overlays on
+/// the container's own.
+const ENGINES: [&str; 3] = ["/var/lib/containers", "/var/lib/docker", "/var/lib/containerd"];
+
 /// Tells the agent what the specification has no field for.
 pub(super) fn annotations() -> Value {
     json!({ "dev.koya.system": "true" })
@@ -82,6 +90,7 @@ pub(super) fn mounts() -> Vec<Mount> {
         ),
         Mount::of("tmpfs", "/tmp", &["nosuid", "nodev", "mode=1777"]),
     ]);
+    mounts.extend(ENGINES.map(|folder| Mount::of(SCRATCH, folder, &[])));
     mounts
 }
 

@@ -103,6 +103,38 @@ fn what_a_container_mounts_itself_takes_the_place_of_the_usual() {
 }
 
 #[test]
+fn engines_in_a_system_container_have_the_disk_itself() {
+    let engines = |mounted: &[&str]| -> Vec<String> {
+        let mut system = spec(&[], false);
+        system.process.system = true;
+        system.mounts = mounted.iter().map(|&at| Mount::of("tmpfs", at, &[])).collect();
+        let json = system.to_json();
+        let mounts = json["mounts"].as_array().unwrap();
+        let folders = mounts.iter().filter(|mount| mount["type"] == "scratch");
+        folders
+            .map(|mount| mount["destination"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let (podman, docker, containerd) = ("/var/lib/containers", "/var/lib/docker", "/var/lib/containerd");
+    assert_eq!(engines(&[]), [podman, docker, containerd]);
+    // What the user puts there, or above, is what he wants there.
+    assert_eq!(engines(&["/var/lib/docker/"]), [podman, containerd]);
+    assert_eq!(engines(&["/var"]), [""; 0]);
+    assert_eq!(
+        engines(&["/var/lib/docker/volumes", "/var/lib/con"]),
+        [podman, docker, containerd]
+    );
+    let json = spec(&[], false).to_json();
+    assert!(
+        json["mounts"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|mount| mount["type"] != "scratch")
+    );
+}
+
+#[test]
 fn servers_may_open_many_files_unless_told_otherwise() {
     let mut spec = spec(&[], false);
     let limits = |spec: &ContainerSpec| spec.to_json()["process"]["rlimits"].clone();

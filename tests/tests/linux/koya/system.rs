@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use koya_tests::vm::from_env;
 
-use super::{PATIENCE, User, exchange, netns, text, told};
+use super::{PATIENCE, User, exchange, text, told};
 
 /// What was seen of a distribution from its start to its end.
 struct Visit {
@@ -18,7 +18,9 @@ struct Visit {
     page: String,
     ids: String,
     user: String,
-    namespaces: (String, String),
+    namespaces: String,
+    neighbours_namespaces: String,
+    cards: String,
     shared: String,
     nested: String,
     nested_network: String,
@@ -27,6 +29,21 @@ struct Visit {
     log: String,
     left: bool,
 }
+
+/// Prints which namespaces a room's first process is in.
+const NAMESPACES: &str =
+    "for name in cgroup ipc mnt net pid time user uts; do readlink /proc/1/ns/$name; done";
+
+/// Namespaces that the guest's kernel begins with, those that have numbers of their own in every Linux
+/// (include/linux/proc_ns.h): the agent's.
+const AGENTS: [(&str, &str); 6] = [
+    ("cgroup", "cgroup:[4026531835]"),
+    ("ipc", "ipc:[4026531839]"),
+    ("pid", "pid:[4026531836]"),
+    ("time", "time:[4026531834]"),
+    ("user", "user:[4026531837]"),
+    ("uts", "uts:[4026531838]"),
+];
 
 static VISIT: OnceLock<Visit> = OnceLock::new();
 
@@ -49,8 +66,6 @@ fn visit() -> &'static Visit {
             "18080:80",
             "-v",
             &volume,
-            "--tmpfs",
-            "/var/lib/containers:exec",
             "--memory",
             "400m",
             image.to_str().unwrap(),
@@ -82,7 +97,7 @@ fn visit() -> &'static Visit {
             shell("podman run --rm --network none --rootfs /root/busybox sh -c 'echo nested as $(id -u)'");
         let nested_network = shell(
             "tar -C /root/busybox -c . | podman import --quiet - inner:1 > /dev/null && \
-             podman run --rm inner:1 ls /sys/class/net",
+             podman run --rm inner:1 ls /sys/class/net && ls /var/lib/containers/storage",
         );
         user.says(&[
             "run",
@@ -96,6 +111,7 @@ fn visit() -> &'static Visit {
             "1000",
         ]);
         let second = user.says(&["exec", "db", "sh", "-c", "ps -e -o args; ping -c 1 -q web"]);
+        let cards = shell("ls /sys/class/net | grep ^eth");
         let log_before = user.says(&["logs", "web"]);
         Visit {
             state,
@@ -104,10 +120,9 @@ fn visit() -> &'static Visit {
             page,
             ids: shell("cat /proc/self/uid_map; id -u"),
             user: exec(&["-u", "www-data", "id", "-un"]),
-            namespaces: (
-                netns("self"),
-                shell("readlink /proc/1/ns/net /proc/1/ns/user /proc/1/ns/time"),
-            ),
+            namespaces: shell(NAMESPACES),
+            neighbours_namespaces: user.says(&["exec", "db", "sh", "-c", NAMESPACES]),
+            cards,
             shared: shell("stat -c %u /var/www/html/index.html; echo theirs > /var/www/html/new"),
             nested,
             nested_network,
@@ -127,7 +142,7 @@ fn visit() -> &'static Visit {
 }
 
 /// Runs `koya` until it succeeds.
-fn eventually(user: &User, words: &[&str]) {
+pub fn eventually(user: &User, words: &[&str]) {
     let begun = Instant::now();
     loop {
         let output = user.done(words);
@@ -173,9 +188,35 @@ fn root_in_it_is_nobody_outside() {
     assert_eq!((ids[0], ids[2], ids[3]), ("0", "65536", "0"), "{ids:?}");
     assert_ne!(ids[1], "0");
     assert_eq!(visit.user, "www-data\n");
-    assert_ne!(visit.namespaces.0, visit.namespaces.1);
     // Files of the host that it is given belong to whom they belong there.
     assert_eq!(visit.shared, "0\n");
+}
+
+#[test]
+fn all_eight_namespaces_are_its_own() {
+    let visit = visit();
+    let rooms: Vec<_> = visit.namespaces.lines().collect();
+    let neighbours: Vec<_> = visit.neighbours_namespaces.lines().collect();
+    assert_eq!(
+        (rooms.len(), neighbours.len()),
+        (8, 8),
+        "{rooms:?} {neighbours:?}"
+    );
+    for (room, neighbour) in rooms.iter().zip(&neighbours) {
+        assert_ne!(room, neighbour, "shared with the neighbour");
+    }
+    for (name, agents) in AGENTS {
+        assert!(!rooms.contains(&agents), "{name} is the agent's: {rooms:?}");
+    }
+    // An application container has none of these two, so it tells which ones the agent's are.
+    for (name, agents) in AGENTS
+        .into_iter()
+        .filter(|(name, _)| matches!(*name, "time" | "user"))
+    {
+        assert!(neighbours.contains(&agents), "{name}: {neighbours:?}");
+    }
+    // The agent's network has the cards of all places in the microVM.
+    assert_eq!(visit.cards, "eth0\n");
 }
 
 #[test]
@@ -186,6 +227,12 @@ fn podman_runs_a_container_in_it() {
         visit.nested_network.contains("eth0") && visit.nested_network.contains("lo"),
         "{}",
         visit.nested_network
+    );
+    // Its usual storage, not the one that copies each layer.
+    let storage: Vec<_> = visit.nested_network.lines().collect();
+    assert!(
+        storage.contains(&"overlay") && !storage.contains(&"vfs"),
+        "{storage:?}"
     );
 }
 
