@@ -1,13 +1,14 @@
 //! Where connections come from: vsock ports in a guest, unix sockets elsewhere.
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 
-use koya_proto::{RPC_PORT, RPC_SOCKET, STREAM_PORT, STREAM_SOCKET};
+use koya_proto::{CALL_PORT, RPC_PORT, RPC_SOCKET, STREAM_PORT, STREAM_SOCKET};
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, SockaddrLike, UnixAddr, VsockAddr, accept4, bind,
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrLike, UnixAddr, VsockAddr, accept4, bind, connect,
     getpeername, listen, socket,
 };
 use nix::sys::stat::{Mode, umask};
@@ -21,12 +22,16 @@ const BACKLOG: i32 = 1024;
 pub struct Listener {
     socket: OwnedFd,
     vsock: bool,
+    /// A port of the host that is called first.
+    call: Cell<Option<u32>>,
 }
 
 impl Listener {
     /// The RPC port and the stream port, for the host alone.
     pub fn vsock_pair() -> Result<(Self, Self), StartError> {
-        Ok((Self::vsock(RPC_PORT)?, Self::vsock(STREAM_PORT)?))
+        let (rpc, streams) = (Self::vsock(RPC_PORT)?, Self::vsock(STREAM_PORT)?);
+        rpc.call.set(Some(CALL_PORT));
+        Ok((rpc, streams))
     }
 
     /// The two sockets in a folder, for its owner alone. Others may pass through: a
@@ -74,12 +79,19 @@ impl Listener {
         bind(socket.as_raw_fd(), address)?;
         listen(&socket, Backlog::new(BACKLOG)?)?;
         let vsock = family == AddressFamily::Vsock;
-        Ok(Self { socket, vsock })
+        let call = Cell::new(None);
+        Ok(Self { socket, vsock, call })
     }
 
-    /// The next connection. On vsock, only of the host: a process of the guest
+    /// The next connection; the first is the one to the host that waits for this
+    /// agent, if there is one. On vsock, only of the host: a process of the guest
     /// could reach these ports through the loopback.
     pub fn accept(&self) -> io::Result<OwnedFd> {
+        if let Some(port) = self.call.take()
+            && let Ok(connection) = call_host(port)
+        {
+            return Ok(connection);
+        }
         loop {
             let raw = accept4(self.socket.as_raw_fd(), SockFlag::SOCK_CLOEXEC)?;
             // SAFETY: accept4 has just returned it; nobody else knows it.
@@ -89,6 +101,18 @@ impl Listener {
             }
         }
     }
+}
+
+/// Connects to the host. One that does not wait there refuses at once, and connects itself when it wants to.
+fn call_host(port: u32) -> io::Result<OwnedFd> {
+    let socket = socket(
+        AddressFamily::Vsock,
+        SockType::Stream,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
+    connect(socket.as_raw_fd(), &VsockAddr::new(libc::VMADDR_CID_HOST, port))?;
+    Ok(socket)
 }
 
 fn is_host(connection: &OwnedFd) -> bool {

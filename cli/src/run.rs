@@ -207,13 +207,10 @@ fn follow(
     attachment: Attachment,
     relay: &Relay,
 ) -> Result<ExitCode, CliError> {
+    let (known, id) = (records.clone(), container.id.clone());
     // One that has ended already needs no signals any more.
-    let running = records.look(&container.id).unwrap_or_else(|| container.clone());
-    if let Ok(agent) = agent_of(records, &running) {
-        framed::pass_signals_on(&agent, &container.id.as_str().into(), relay, attachment);
-    } else {
-        relay.pass_on(|_| {});
-    }
+    let agent = move || agent_of(&known, &known.look(&id)?).ok();
+    framed::pass_signals_on(agent, &container.id.as_str().into(), relay, attachment);
     framed::follow(&connection, attachment, || {
         let _ = monitor::hang_up(records, container);
     })

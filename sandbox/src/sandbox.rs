@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -9,20 +10,21 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use koya_proto::RPC_PORT;
+use koya_proto::CALL_PORT;
 use koya_proto::client::{self, AgentClient, ClientError};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use serde_json::json;
 
-use crate::hybrid;
 use crate::network::{Namespace, NamespaceError, VmNetwork};
 use crate::parts::{Parts, PartsError};
+use crate::sockets;
 use crate::tail::Tail;
 
 /// How long a guest may take until its agent answers. A second is plenty where KVM is real; emulated, it is tens.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Between two looks at a guest that boots.
-const PAUSE: Duration = Duration::from_millis(1);
+/// Between two looks at whether the VMM lives and somebody waits for it.
+const LOOK: Duration = Duration::from_millis(20);
 /// The guest's address. Each VMM has a socket of its own, so that all guests may have the same.
 const GUEST_CID: u32 = 3;
 /// Name of the vsock device's socket in the sandbox's folder.
@@ -140,22 +142,12 @@ impl Sandbox {
         let config = folder.join("vm.json");
         fs::write(&config, vm_config(parts, spec, &initramfs)?.to_string())
             .map_err(|source| StartError::Folder { path: config, source })?;
-        // What a VMM left that was killed.
-        for socket in [API, VSOCK] {
-            match fs::remove_file(folder.join(socket)) {
-                Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                    let path = folder.join(socket);
-                    return Err(StartError::Folder { path, source });
-                }
-                _ => {}
-            }
-        }
+        let call = Call::listen(folder)?;
         let mut vmm = spawn(parts, folder, spec.network.as_ref())?;
         spawned(vmm.id());
         let console = vmm.stdout.take().map(Tail::of).unwrap_or_default();
         let said = vmm.stderr.take().map(Tail::of).unwrap_or_default();
-        let socket = folder.join(VSOCK);
-        match await_agent(&mut vmm, &socket, &console, &said, abandoned) {
+        match await_agent(&mut vmm, &call, &console, &said, abandoned) {
             Ok(agent) => Ok(Self {
                 vmm: Mutex::new(vmm),
                 console,
@@ -197,7 +189,7 @@ impl Drop for Sandbox {
 }
 
 /// The socket through which ports of the guest of the sandbox in `folder` are reached.
-pub(crate) fn vsock(folder: &Path) -> PathBuf {
+pub fn vsock(folder: &Path) -> PathBuf {
     folder.join(VSOCK)
 }
 
@@ -271,9 +263,55 @@ fn spawn(parts: &Parts, folder: &Path, network: Option<&VmNetwork>) -> Result<Ch
     })
 }
 
+/// Where the agent calls when it listens: the socket to which the VMM joins connections to [`CALL_PORT`]. Nobody can
+/// connect any more when this is dropped, before the first container runs.
+struct Call {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Call {
+    /// Clears away what a VMM left that was killed, and listens.
+    fn listen(folder: &Path) -> Result<Self, StartError> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| StartError::Folder { path, source }
+        };
+        for socket in [API, VSOCK] {
+            let path = folder.join(socket);
+            match fs::remove_file(&path) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(failed(&path)(source)),
+                _ => {}
+            }
+        }
+        let path = folder.join(format!("{VSOCK}_{CALL_PORT}"));
+        let listener = sockets::listen(&path).map_err(failed(&path))?;
+        listener.set_nonblocking(true).map_err(failed(&path))?;
+        Ok(Self { listener, path })
+    }
+
+    /// The agent's call, if it comes soon.
+    fn take(&self) -> Option<UnixStream> {
+        let patience = LOOK.try_into().ok();
+        let _ = poll(
+            &mut [PollFd::new(&self.listener, PollFlags::IN)],
+            patience.as_ref(),
+        );
+        let (stream, _) = self.listener.accept().ok()?;
+        stream.set_nonblocking(false).ok()?;
+        Some(stream)
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
 fn await_agent(
     vmm: &mut Child,
-    socket: &Path,
+    call: &Call,
     console: &Tail,
     said: &Tail,
     abandoned: impl Fn() -> bool,
@@ -281,17 +319,12 @@ fn await_agent(
     let start = Instant::now();
     loop {
         // Before the look at the process, so that what it said last has been read.
-        let connected = hybrid::connect(
-            socket,
-            RPC_PORT,
-            PATIENCE.saturating_sub(start.elapsed()).max(PAUSE),
-        );
-        if let Ok(stream) = connected {
+        if let Some(stream) = call.take() {
             return Ok(client::connect(stream)?);
         }
         if let Ok(Some(status)) = vmm.try_wait() {
             // Its last words may still be on their way.
-            thread::sleep(Duration::from_millis(20));
+            thread::sleep(LOOK);
             let words = said.last_line().or_else(|| console.last_line());
             return Err(StartError::Ended(words.unwrap_or_else(|| status.to_string())));
         }
@@ -302,7 +335,6 @@ fn await_agent(
             let last = console.last_line().unwrap_or_default();
             return Err(StartError::Silent { last });
         }
-        thread::sleep(PAUSE);
     }
 }
 
@@ -310,12 +342,12 @@ fn await_agent(
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_vmm_that_ends_is_an_error_with_its_words() {
-        let folder = std::env::temp_dir().join(format!("koya-sandbox-{}", std::process::id()));
+    /// Boots a VMM that is this script, in a folder of its own.
+    fn start(name: &str, script: &str, abandoned: impl Fn() -> bool) -> (PathBuf, StartError) {
+        let folder = std::env::temp_dir().join(format!("koya-sandbox-{}-{name}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         let vmm = folder.join("vmm");
-        fs::write(&vmm, "#!/bin/sh\necho 'koya-vmm: no KVM here' >&2\nexit 1\n").unwrap();
+        fs::write(&vmm, format!("#!/bin/sh\n{script}\n")).unwrap();
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         fs::set_permissions(&vmm, mode).unwrap();
         let agent = folder.join("agent");
@@ -332,13 +364,33 @@ mod tests {
             share: None,
             network: None,
         };
-        let error = Sandbox::start(&parts, &spec, &folder, &folder, || false, drop)
-            .err()
-            .unwrap();
+        let started = Sandbox::start(&parts, &spec, &folder, &folder, abandoned, drop);
+        let error = started.err().unwrap();
+        // Nobody can call any more.
+        assert!(!folder.join("v.sock_902").exists());
+        (folder, error)
+    }
+
+    #[test]
+    fn a_vmm_that_ends_is_an_error_with_its_words() {
+        let (folder, error) = start("ends", "echo 'koya-vmm: no KVM here' >&2; exit 1", || false);
         assert!(
             matches!(&error, StartError::Ended(words) if words == "koya-vmm: no KVM here"),
             "{error}"
         );
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn whoever_calls_and_is_no_agent_is_an_error_and_so_is_nobody() {
+        // Plays a VMM whose guest connects, says something and ends.
+        let call = "exec python3 -c 'import socket; s = socket.socket(socket.AF_UNIX); s.connect(\"v.sock_902\"); \
+                    s.sendall(b\"x\" * 4096)'";
+        let (folder, error) = start("calls", call, || false);
+        assert!(matches!(error, StartError::Agent(_)), "{error}");
+        fs::remove_dir_all(folder).unwrap();
+        let (folder, error) = start("silent", "exec sleep 1000", || true);
+        assert!(matches!(error, StartError::Abandoned), "{error}");
         fs::remove_dir_all(folder).unwrap();
     }
 }

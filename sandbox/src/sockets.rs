@@ -22,7 +22,10 @@ pub fn connect(path: &Path) -> io::Result<UnixStream> {
 }
 
 /// Listens at `path`, in place of whoever did before.
-pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
+///
+/// # Errors
+/// Those of `bind(2)`, and of removing what is there.
+pub fn listen(path: &Path) -> io::Result<UnixListener> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}

@@ -42,7 +42,8 @@ pub fn run(
     };
     let (named, streams) = stdio::open(vsock, wanted).map_err(CliError::Streams)?;
     begin(named)?;
-    framed::pass_signals_on(agent, process, relay, attachment);
+    let shared = agent.clone();
+    framed::pass_signals_on(move || Some(shared.clone()), process, relay, attachment);
     // After the start, so that a refusal is told on a terminal as it was.
     let raw = if attachment.tty && attachment.interactive {
         Some(RawTerminal::enter().map_err(CliError::Terminal)?)

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use koya_proto::client::{AgentClient, ProcessId};
+use koya_proto::client::{AgentClient, ClientError, ProcessId};
 use koya_sandbox::monitor::{Connection, Event};
 use signal_hook::consts::SIGWINCH;
 
@@ -20,17 +20,22 @@ use crate::terminal::{self, RawTerminal};
 /// Ctrl-P and Ctrl-Q, one after the other, leave a container running; docker's.
 const DETACH: [u8; 2] = [0x10, 0x11];
 
-/// Passes this program's signals on to a process, and the size of its terminal.
-pub fn pass_signals_on(agent: &AgentClient, process: &ProcessId, relay: &Relay, attachment: Attachment) {
-    let (agent, process) = (agent.clone(), process.clone());
-    if attachment.tty {
-        // It may have changed meanwhile.
-        let (rows, columns) = terminal::size();
-        let _ = agent.resize(&process, rows, columns);
-    }
-    relay.pass_on(move |signal| {
+/// Passes this program's signals on to a process, and the size of its terminal. `connect` is asked for the agent when there
+/// is something to tell it.
+pub fn pass_signals_on(
+    mut connect: impl FnMut() -> Option<AgentClient> + Send + 'static,
+    process: &ProcessId,
+    relay: &Relay,
+    attachment: Attachment,
+) {
+    let process = process.clone();
+    let mut connected = None;
+    let mut tell = move |signal| {
         // The process may just have ended; then nobody is left to tell.
-        let _ = match u32::try_from(signal) {
+        let Some(agent) = connected.take().or_else(&mut connect) else {
+            return;
+        };
+        let told = match u32::try_from(signal) {
             Ok(_) if signal == SIGWINCH && attachment.tty => {
                 let (rows, columns) = terminal::size();
                 agent.resize(&process, rows, columns)
@@ -38,7 +43,16 @@ pub fn pass_signals_on(agent: &AgentClient, process: &ProcessId, relay: &Relay, 
             Ok(signal) => agent.signal(&process, signal),
             Err(_) => Ok(()),
         };
-    });
+        // A connection that broke is made anew.
+        if !matches!(told, Err(ClientError::Connection { .. })) {
+            connected = Some(agent);
+        }
+    };
+    if attachment.tty {
+        // It may have changed meanwhile.
+        tell(SIGWINCH);
+    }
+    relay.pass_on(tell);
 }
 
 /// Stays with a container until it has ended, or the user detaches; its exit code. `hang_up` ends the container's output.

@@ -47,7 +47,7 @@ pub(super) fn boot(
     let timeline = Timeline::default();
     timeline.mark("monitor begins");
     let folder = records.vm_folder(&vm.id);
-    let scratch = scratch(&folder, vm.settings.storage)?;
+    let scratch = scratch(shared, &folder, vm.settings.storage)?;
     let mut outside = Outside::prepare(records, &folder, &vm, container)?;
     timeline.mark("host is prepared");
     let image = records.image(&container.id);
@@ -77,7 +77,7 @@ pub(super) fn boot(
             Ok(Monitor::new(records, sandbox, slots, outside, vm, timeline))
         }
         Err(source) => {
-            outside.dismantle(&vm.id);
+            // What it has of the host goes with it.
             Err(match outside.complaint() {
                 Some(complaint) => BootError::Outside(complaint),
                 None => source.into(),
@@ -87,7 +87,7 @@ pub(super) fn boot(
 }
 
 /// The microVM's scratch disk, made unless it is there. One that was not finished is made anew.
-fn scratch(folder: &Path, size: u64) -> Result<PathBuf, BootError> {
+fn scratch(shared: &Path, folder: &Path, size: u64) -> Result<PathBuf, BootError> {
     let path = folder.join(SCRATCH);
     if !path.exists() {
         let unfinished = path.with_extension("new");
@@ -95,7 +95,7 @@ fn scratch(folder: &Path, size: u64) -> Result<PathBuf, BootError> {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(BootError::Disks(error)),
             _ => {}
         }
-        scratch::create(&unfinished, size)?;
+        scratch::provide(shared, &unfinished, size)?;
         fs::rename(&unfinished, &path).map_err(BootError::Disks)?;
     }
     Ok(path)

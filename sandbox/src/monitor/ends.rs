@@ -41,14 +41,50 @@ pub(super) fn give_up(records: &Records, container: &Container, error: &dyn std:
     write_end(records, &mut container);
 }
 
-/// An error with its causes, in one line.
+/// Longest line about an error, in bytes. A guest has a say in it, and it goes into states, answers and terminals.
+const MAX_LINE: usize = 2000;
+/// Where one was cut.
+const ELLIPSIS: &str = "…";
+
+/// An error with its causes, in one line of at most [`MAX_LINE`] bytes.
 pub(super) fn one_line(error: &dyn std::error::Error) -> String {
     let mut line = error.to_string();
     let mut source = error.source();
-    while let Some(cause) = source {
+    while let Some(cause) = source
+        && line.len() <= MAX_LINE
+    {
         line.push_str(": ");
         line.push_str(&cause.to_string());
         source = cause.source();
     }
+    if line.len() > MAX_LINE {
+        line.truncate(line.floor_char_boundary(MAX_LINE.saturating_sub(ELLIPSIS.len())));
+        line.push_str(ELLIPSIS);
+    }
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("it failed")]
+    struct Failure(#[source] io::Error);
+
+    #[test]
+    fn causes_follow_and_what_is_endless_is_cut() {
+        let short = Failure(io::Error::other("no disk"));
+        assert_eq!(one_line(&short), "it failed: no disk");
+        // Two bytes each, from an odd place on.
+        let long = one_line(&Failure(io::Error::other("é".repeat(100_000))));
+        assert!(
+            long.len() <= MAX_LINE && long.len() > MAX_LINE - 8,
+            "{}",
+            long.len()
+        );
+        assert!(long.starts_with("it failed: éé") && long.ends_with("é…"));
+    }
 }

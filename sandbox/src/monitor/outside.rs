@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use koya_proto::v1;
 
@@ -43,8 +44,11 @@ pub(super) struct Outside {
     volumes: Option<Volumes>,
     /// What the volumes are of, in the order of the mounts that they make.
     sources: Vec<Volume>,
-    /// What the first container has, until it is started.
-    early: Mutex<Option<Result<Attached, OutsideError>>>,
+    /// What the first container has, until it is started: its id, and how that went.
+    early: Mutex<Option<(String, Result<Attached, OutsideError>)>>,
+    vm: String,
+    /// Everything has been given back.
+    dismantled: AtomicBool,
 }
 
 impl Outside {
@@ -57,21 +61,23 @@ impl Outside {
         first: &Container,
     ) -> Result<Self, OutsideError> {
         let networks = Networks::at(records.home())?;
-        // What monitors left that were killed.
-        if let Err(error) = networks.sweep(|vm| records.runs(vm)) {
-            complain(&format!("cannot clear up old networks: {error}"));
+        // What monitors left that were killed is in nobody's way from now on.
+        if let Err(error) = networks.abandon(|vm| records.runs(vm)) {
+            complain(&format!("cannot look for old networks: {error}"));
         }
         let network = match vm.settings.cards {
             0 => None,
             cards => Some(networks.prepare(&vm.id, cards)?),
         };
-        let sources = sources(records, first);
+        // From here on, whatever fails, the network is dismantled.
         let mut outside = Self {
             networks,
             network,
             volumes: None,
-            sources,
+            sources: sources(records, first),
             early: Mutex::default(),
+            vm: vm.id.clone(),
+            dismantled: AtomicBool::new(false),
         };
         if !outside.sources.is_empty() {
             let program = Parts::find_virtiofsd()?;
@@ -95,12 +101,12 @@ impl Outside {
     /// Attaches a container to its networks before its microVM has booted, which takes about as long.
     pub fn attach_early(&self, container: &Container) {
         let attached = self.attach(container);
-        *lock(&self.early) = Some(attached);
+        *lock(&self.early) = Some((container.id.clone(), attached));
     }
 
     /// Attaches a container to its networks, unless that has been done.
     pub fn attach(&self, container: &Container) -> Result<Attached, OutsideError> {
-        if let Some(attached) = lock(&self.early).take() {
+        if let Some((_, attached)) = lock(&self.early).take_if(|(id, _)| *id == container.id) {
             return attached;
         }
         let mut request = container.settings.network.clone();
@@ -111,6 +117,20 @@ impl Outside {
         request.name.clone_from(&container.name);
         request.hostname = container.hostname().to_owned();
         Ok(self.networks.attach(&container.id, &container.vm, &request)?)
+    }
+
+    /// Clears up what monitors left that were killed.
+    pub fn sweep(&self, records: &Records) {
+        if let Err(error) = self.networks.sweep(|vm| records.runs(vm)) {
+            complain(&format!("cannot clear up old networks: {error}"));
+        }
+    }
+
+    /// Has what a container had of networks be anybody's who needs it. To be followed by [`Outside::detach`].
+    pub fn leave(&self, container: &str) {
+        if let Err(error) = self.networks.leave(container) {
+            complain(&format!("cannot give up the networks of {container}: {error}"));
+        }
     }
 
     /// Detaches a container from its networks.
@@ -151,21 +171,37 @@ impl Outside {
         volumes.check().err().map(|error| error.to_string())
     }
 
-    /// Gives everything back.
-    pub fn dismantle(&self, vm: &str) {
-        if let Some(Ok(attached)) = lock(&self.early).take() {
+    /// Gives everything back, once.
+    pub fn dismantle(&self) {
+        if self.dismantled.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        if let Some((_, Ok(attached))) = lock(&self.early).take() {
             self.detach(&attached.id);
         }
         if self.network.is_some()
-            && let Err(error) = self.networks.dismantle(vm)
+            && let Err(error) = self.networks.dismantle(&self.vm)
         {
             complain(&format!("cannot remove the network of the microVM: {error}"));
         }
     }
 }
 
+impl Drop for Outside {
+    fn drop(&mut self) {
+        self.dismantle();
+    }
+}
+
 fn is_same(one: &Volume, other: &Volume) -> bool {
     (&one.source, one.read_only) == (&other.source, other.read_only)
+}
+
+/// Whether there is a folder or file, which is all that can be a volume.
+fn can_be_served(source: &Path) -> bool {
+    source
+        .metadata()
+        .is_ok_and(|metadata| metadata.is_dir() || metadata.is_file())
 }
 
 /// The volumes of all containers of a microVM, each once: those of others may be started while it runs. One whose source
@@ -177,7 +213,7 @@ fn sources(records: &Records, first: &Container) -> Vec<Volume> {
         .iter()
         .filter(|other| other.vm == first.vm && other.id != first.id);
     let others = others.flat_map(|other| &other.settings.volumes);
-    let others = others.filter(|volume| volume.named || volume.source.exists());
+    let others = others.filter(|volume| volume.named || can_be_served(&volume.source));
     for volume in first.settings.volumes.iter().chain(others) {
         if !sources.iter().any(|known| is_same(known, volume)) {
             // The targets are the containers' own; here each only has to be different.
@@ -189,4 +225,122 @@ fn sources(records: &Records, first: &Container) -> Vec<Volume> {
         }
     }
     sources
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::fs;
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::container::ContainerSpec;
+    use crate::network::NetworkRequest;
+    use crate::state::{LogSettings, NewContainer, Place, Settings, VmSettings};
+
+    /// A folder that goes with the test.
+    struct Home(PathBuf);
+
+    impl Home {
+        fn new(name: &str) -> (Self, Records) {
+            let path = std::env::temp_dir().join(format!("koya-outside-{}-{name}", std::process::id()));
+            let records = Records::at(&path).unwrap();
+            (Self(path), records)
+        }
+    }
+
+    impl Drop for Home {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    /// Without network, with these folders.
+    fn container(records: &Records, vm: Option<&Container>, sources: &[&Path]) -> Container {
+        let volumes = sources.iter().map(|source| Volume {
+            source: (*source).to_owned(),
+            target: "/data".to_owned(),
+            read_only: false,
+            named: false,
+        });
+        let settings = Settings {
+            image: String::new(),
+            image_id: String::new(),
+            spec: ContainerSpec::default(),
+            user: String::new(),
+            init: false,
+            network: NetworkRequest {
+                networks: vec!["none".to_owned()],
+                ..NetworkRequest::default()
+            },
+            volumes: volumes.collect(),
+            stop_signal: 15,
+            stop_timeout: 10,
+            open_stdin: false,
+            stdin_once: false,
+            auto_remove: false,
+            labels: BTreeMap::new(),
+            log: LogSettings::default(),
+        };
+        let place = match vm {
+            Some(container) => Place::Vm(container.vm.clone()),
+            None => Place::New(VmSettings {
+                vcpus: 1,
+                memory_mib: 128,
+                storage: 1 << 30,
+                rooms: 2,
+                cards: 0,
+            }),
+        };
+        let new = NewContainer {
+            name: None,
+            place,
+            settings,
+        };
+        records.create(new).unwrap()
+    }
+
+    #[test]
+    fn what_was_attached_early_is_given_to_nobody_else() {
+        let (_home, records) = Home::new("early");
+        let first = container(&records, None, &[]);
+        let other = container(&records, Some(&first), &[]);
+        let vm = records.vm(&first.vm).unwrap();
+        let folder = records.vm_folder(&vm.id);
+        let outside = Outside::prepare(&records, &folder, &vm, &first).unwrap();
+        outside.attach_early(&first);
+        assert_eq!(outside.attach(&other).unwrap().id, other.id);
+        assert_eq!(outside.attach(&first).unwrap().id, first.id);
+    }
+
+    #[test]
+    fn what_was_attached_for_a_microvm_that_does_not_come_up_is_given_back() {
+        let (home, records) = Home::new("given-up");
+        let first = container(&records, None, &[]);
+        let vm = records.vm(&first.vm).unwrap();
+        let folder = records.vm_folder(&vm.id);
+        let outside = Outside::prepare(&records, &folder, &vm, &first).unwrap();
+        outside.attach_early(&first);
+        let networks = Networks::at(&home.0).unwrap();
+        assert!(networks.attached(&first.id).unwrap().is_some());
+        // As wherever the boot may fail.
+        drop(outside);
+        assert_eq!(networks.all_attached().unwrap(), []);
+    }
+
+    #[test]
+    fn only_folders_and_files_of_others_are_served() {
+        let (home, records) = Home::new("sources");
+        let (folder, file, fifo) = (home.0.join("folder"), home.0.join("file"), home.0.join("fifo"));
+        fs::create_dir(&folder).unwrap();
+        fs::write(&file, "").unwrap();
+        let made = std::process::Command::new("mkfifo").arg(&fifo).status();
+        assert!(made.unwrap().success());
+        let missing = home.0.join("missing");
+        let first = container(&records, None, &[&folder]);
+        let all = [file.as_path(), &fifo, &missing, Path::new("/dev/null")];
+        container(&records, Some(&first), &all);
+        let served = sources(&records, &first).into_iter().map(|volume| volume.source);
+        assert_eq!(served.collect::<Vec<_>>(), [folder, file]);
+    }
 }

@@ -34,6 +34,8 @@ pub(super) fn image_serial(slot: usize) -> String {
 pub(super) struct Room {
     /// Which of the microVM's places it has.
     pub slot: usize,
+    /// Its first process in the guest.
+    pub pid: u32,
     id: String,
     output: Output,
     /// What it reads from, as long as it may come.
@@ -84,8 +86,9 @@ impl Room {
         let (mut named, streams) = stdio::open(vsock, wanted).map_err(StartRoomError::Streams)?;
         // The monitor leaves only when nobody reads any more.
         named.hang_up = true;
-        let room = Self::of(container, furniture.slot, streams, folder).map_err(StartRoomError::Streams)?;
-        agent.create(request(container, furniture, named))?;
+        let mut room =
+            Self::of(container, furniture.slot, streams, folder).map_err(StartRoomError::Streams)?;
+        room.pid = agent.create(request(container, furniture, named))?;
         let started = agent
             .configure_network(&furniture.attached.guest_request())
             .and_then(|()| agent.start(&container.id));
@@ -109,6 +112,7 @@ impl Room {
         sources.extend(streams.stderr.map(|stream| (Stream::Stderr, stream)));
         Ok(Self {
             slot,
+            pid: 0,
             id: container.id.clone(),
             output: Output::open(folder, &container.settings.log),
             stdin: Mutex::new(stdin),

@@ -5,8 +5,8 @@ use std::fs;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -43,6 +43,8 @@ struct Table {
     rooms: BTreeMap<String, Option<Arc<Room>>>,
     /// Requests that are being worked on, each of which may become a room.
     pending: usize,
+    /// Containers that have ended and still have something of the host.
+    leaving: usize,
     /// No more of them are taken.
     closing: bool,
 }
@@ -58,6 +60,8 @@ pub(super) struct Monitor {
     table: Mutex<Table>,
     changed: Condvar,
     next: AtomicU64,
+    /// Nothing in the guest is to be kept.
+    discarded: AtomicBool,
 }
 
 /// Whom to serve, and with what.
@@ -126,6 +130,7 @@ impl Monitor {
             table: Mutex::default(),
             changed: Condvar::new(),
             next: AtomicU64::new(0),
+            discarded: AtomicBool::new(false),
         }
     }
 
@@ -149,26 +154,35 @@ impl Monitor {
             }
             Err(error) => complain(&format!("cannot listen at {socket:?}: {error}")),
         }
-        let mut table = lock(&self.table);
-        while table.pending > 0 || !table.rooms.is_empty() {
-            table = self.changed.wait(table).unwrap_or_else(PoisonError::into_inner);
-        }
-        table.closing = true;
-        drop(table);
+        let sweeper = {
+            let monitor = Arc::clone(&self);
+            thread::spawn(move || monitor.outside.sweep(&monitor.records))
+        };
+        self.wait_while(|table| table.pending > 0 || !table.rooms.is_empty())
+            .closing = true;
         // Whoever connects from now on waits for the lock.
         let _ = fs::remove_file(&socket);
-        let _ = self
-            .sandbox
-            .agent()
-            .shutdown(v1::ShutdownKind::SHUTDOWN_KIND_POWEROFF);
+        if !self.discarded.load(Ordering::SeqCst) {
+            let _ = self
+                .sandbox
+                .agent()
+                .shutdown(v1::ShutdownKind::SHUTDOWN_KIND_POWEROFF);
+        }
         self.sandbox.end();
-        self.outside.dismantle(&lock(&self.vm).id);
+        self.outside.dismantle();
+        let _ = sweeper.join();
         let mut vm = lock(&self.vm).clone();
         (vm.monitor_pid, vm.vmm_pid) = (None, None);
         if self.records.vm(&vm.id).is_some() {
             let _ = self.records.save_vm(&vm);
         }
         drop(lock_of_vm);
+    }
+
+    fn wait_while(&self, is_so: impl Fn(&Table) -> bool) -> MutexGuard<'_, Table> {
+        self.changed
+            .wait_while(lock(&self.table), |table| is_so(table))
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn folder(&self) -> PathBuf {
@@ -299,7 +313,7 @@ impl Monitor {
         })?;
         container.status = Status::Running;
         container.started = now();
-        container.pid = self.sandbox.agent().state(id).ok().map(|state| state.pid);
+        container.pid = Some(served.0.pid);
         if let Err(error) = self.records.save(&container) {
             complain(&error.to_string());
         }
@@ -317,7 +331,8 @@ impl Monitor {
 
     /// Takes a container that is to be started, unless it is or has been.
     fn claim(&self, id: &str) -> Result<Container, RequestError> {
-        let mut table = lock(&self.table);
+        // Places, addresses and ports of one that has ended are promised to the next.
+        let mut table = self.wait_while(|table| table.leaving > 0);
         let container = self.records.look(id);
         let container = container.filter(|container| container.vm == lock(&self.vm).id);
         let mut container = container.ok_or_else(|| StateError::Unknown(id.to_owned()))?;
@@ -326,6 +341,7 @@ impl Monitor {
         }
         container.status = Status::Creating;
         container.exit = None;
+        self.discarded.store(false, Ordering::SeqCst);
         self.records.save(&container)?;
         table.rooms.insert(id.to_owned(), None);
         Ok(container)
@@ -375,34 +391,48 @@ impl Monitor {
         self.slots.free(slot);
     }
 
-    /// Stays with a container until it has ended, and clears up behind it.
+    /// Stays with a container until it has ended, tells everybody, and clears up behind it.
     fn watch(&self, mut container: Container, room: &Arc<Room>) {
         let exit = room.watch(self.sandbox.agent());
         let remove = container.settings.auto_remove;
         // What goes with the whole microVM need not be removed in it; but what it wrote to the host is to arrive there.
         let goes_with_all = remove && container.settings.volumes.is_empty() && self.is_last(&container);
         if goes_with_all {
-            self.outside.detach(&container.id);
-        } else {
-            if let Err(error) = delete(self.sandbox.agent(), &container.id, remove) {
-                complain(&format!("cannot remove {} in the guest: {error}", container.id));
-            }
-            self.vacate(&container.id, room.slot);
+            self.discarded.store(true, Ordering::SeqCst);
+        } else if let Err(error) = delete(self.sandbox.agent(), &container.id, remove) {
+            complain(&format!("cannot remove {} in the guest: {error}", container.id));
         }
+        // From here on it has ended for everybody. Its networks take long, and nobody waits for them who does not need
+        // what it had: whoever does, waits or takes them down himself, wherever this process may die.
+        self.outside.leave(&container.id);
         container.exit = Some(exit.clone());
         let mut table = lock(&self.table);
-        write_end(&self.records, &mut container);
-        if remove && let Err(error) = self.records.forget(&container) {
-            complain(&error.to_string());
-        }
+        self.write_down(&mut container, remove);
         table.rooms.remove(&container.id);
-        // Until everybody has been told.
+        table.leaving = table.leaving.saturating_add(1);
+        // Until everything is done.
         table.pending = table.pending.saturating_add(1);
         drop(table);
         self.changed.notify_all();
         // Not before: whoever is told looks at the state next.
         room.end(&exit);
+        self.outside.detach(&container.id);
+        self.slots.free(room.slot);
+        let mut table = lock(&self.table);
+        table.leaving = table.leaving.saturating_sub(1);
+        drop(table);
         self.settle();
+    }
+
+    /// Writes down how a container ended, or removes it.
+    fn write_down(&self, container: &mut Container, remove: bool) {
+        if remove {
+            match self.records.forget(container) {
+                Ok(()) => return,
+                Err(error) => complain(&error.to_string()),
+            }
+        }
+        write_end(&self.records, container);
     }
 
     /// Whether nobody else lives in the microVM, or is about to, or could be started in it.

@@ -11,7 +11,7 @@ use super::definition::{DEFAULT, NONE, Network};
 use super::error::file;
 use super::namespace::Namespace;
 use super::netavark::{self, Answer, Netavark, Verb};
-use super::records::forget;
+use super::records::{Lock, forget};
 use super::takeover::{self, Addresses, Spare, Taken};
 use super::{
     Attached, Link, Mac, NetworkError, NetworkRequest, Networks, Published, VmNetwork, host, lease, ports,
@@ -27,7 +27,7 @@ impl Networks {
     }
 
     /// Makes the namespace of a microVM with `cards` network cards: at most one for each network of each of its
-    /// containers. What an earlier microVM of this id left goes first.
+    /// containers. What an earlier microVM of this id left goes first. Only whoever runs the microVM may do this.
     ///
     /// # Errors
     /// [`NetworkError`]; nothing is left then.
@@ -35,8 +35,10 @@ impl Networks {
         if !host::is_root() {
             return Err(NetworkError::Rootless);
         }
-        self.dismantle(vm)?;
-        let _lock = self.lock()?;
+        // Without the lock unless there is something to do: somebody may hold it for long.
+        if self.has_anything(vm)? {
+            self.dismantle(vm)?;
+        }
         let network = VmNetwork {
             vm: vm.to_owned(),
             netns: self.netns(vm),
@@ -63,7 +65,8 @@ impl Networks {
     pub fn attach(&self, id: &str, vm: &str, request: &NetworkRequest) -> Result<Attached, NetworkError> {
         let lock = self.lock()?;
         let names = wanted(request)?;
-        self.detach_if_known(id)?;
+        self.detach_if_known(&lock, id)?;
+        self.forget_attached(id)?;
         let mut attached = Attached {
             id: id.to_owned(),
             vm: vm.to_owned(),
@@ -84,11 +87,11 @@ impl Networks {
             return Err(NetworkError::Rootless);
         }
         let netavark = Netavark::find(&self.run)?;
-        let others = self.all_attached()?;
+        let others = self.make_way(&lock, vm, request)?;
         let networks = self.usable(&names, &lock)?;
         let cards = self.free_cards(vm, &others, names.len())?;
         attached.ports = ports::publish(&request.ports, &published(&others))?;
-        let links = links(networks, cards, &others)?;
+        let links = self.links(&lock, &networks, &cards, &others)?;
         attached.options = netavark::options(id, request, &links, &attached.ports, netavark.has_dns);
         attached.links = links.into_iter().map(|(_, link)| link).collect();
         attached.netns = Some(self.netns(vm));
@@ -100,7 +103,7 @@ impl Networks {
             }
             Err(error) => {
                 // What cannot be removed now is known by its file.
-                let _ = self.detach_known(&attached);
+                let _ = self.detach_known(&lock, &attached);
                 Err(error)
             }
         }
@@ -111,10 +114,12 @@ impl Networks {
     /// # Errors
     /// [`NetworkError::File`], [`NetworkError::Record`]
     pub fn attached(&self, id: &str) -> Result<Option<Attached>, NetworkError> {
-        Ok(self
-            .all_attached()?
-            .into_iter()
-            .find(|attached| attached.id == id))
+        Ok(self.known(id)?.filter(|_| !self.has_left(id)))
+    }
+
+    fn known(&self, id: &str) -> Result<Option<Attached>, NetworkError> {
+        let mut all = self.all_attached()?.into_iter();
+        Ok(all.find(|attached| attached.id == id))
     }
 
     /// Takes a container off its networks; its cards are free again. One that has none is as wished.
@@ -122,8 +127,8 @@ impl Networks {
     /// # Errors
     /// [`NetworkError`]; it may be asked again.
     pub fn detach(&self, id: &str) -> Result<(), NetworkError> {
-        let _lock = self.lock()?;
-        self.detach_if_known(id)
+        let lock = self.lock()?;
+        self.detach_if_known(&lock, id)
     }
 
     /// Removes the namespace of a microVM that has ended, with whatever is attached in it. None is as wished.
@@ -131,10 +136,19 @@ impl Networks {
     /// # Errors
     /// [`NetworkError`]; it may be asked again.
     pub fn dismantle(&self, vm: &str) -> Result<(), NetworkError> {
-        let _lock = self.lock()?;
+        let lock = self.lock()?;
+        self.dismantle_under(&lock, vm)
+    }
+
+    fn has_anything(&self, vm: &str) -> Result<bool, NetworkError> {
+        Ok(self.all_vms()?.iter().any(|known| known.vm == vm)
+            || self.all_attached()?.iter().any(|attached| attached.vm == vm))
+    }
+
+    fn dismantle_under(&self, lock: &Lock, vm: &str) -> Result<(), NetworkError> {
         for attached in self.all_attached()? {
             if attached.vm == vm {
-                self.detach_known(&attached)?;
+                self.detach_known(lock, &attached)?;
             }
         }
         if self.all_vms()?.iter().any(|known| known.vm == vm) {
@@ -155,7 +169,11 @@ impl Networks {
         vms.dedup();
         let mut outcome = Ok(());
         for vm in vms.iter().filter(|vm| !alive(vm)) {
-            let dismantled = self.dismantle(vm);
+            let dismantled = self.lock().and_then(|lock| match alive(vm) {
+                // Somebody has started it meanwhile.
+                true => Ok(()),
+                false => self.dismantle_under(&lock, vm),
+            });
             outcome = outcome.and(dismantled);
         }
         outcome
@@ -165,14 +183,14 @@ impl Networks {
         self.run.join("netns").join(vm)
     }
 
-    fn detach_if_known(&self, id: &str) -> Result<(), NetworkError> {
-        match self.attached(id)? {
-            Some(attached) => self.detach_known(&attached),
+    fn detach_if_known(&self, lock: &Lock, id: &str) -> Result<(), NetworkError> {
+        match self.known(id)? {
+            Some(attached) => self.detach_known(lock, &attached),
             None => Ok(()),
         }
     }
 
-    fn detach_known(&self, attached: &Attached) -> Result<(), NetworkError> {
+    pub(super) fn detach_known(&self, _: &Lock, attached: &Attached) -> Result<(), NetworkError> {
         if let Some(netns) = &attached.netns {
             let netavark = Netavark::find(&self.run)?;
             // Somebody may have removed the namespace; the rules on the host are there all the same.
@@ -191,7 +209,24 @@ impl Networks {
                 Namespace::remove(netns)?;
             }
         }
-        forget(&self.containers(), &attached.id)
+        self.forget_attached(&attached.id)
+    }
+
+    /// One card and one address of each subnet for each network.
+    fn links(
+        &self,
+        lock: &Lock,
+        networks: &[Network],
+        cards: &[Spare],
+        others: &[Attached],
+    ) -> Result<Vec<(Network, Link)>, NetworkError> {
+        match links(networks, cards, others) {
+            Err(NetworkError::Full(_)) => {
+                self.clear(lock, |_| true)?;
+                links(networks, cards, &self.all_attached()?)
+            }
+            outcome => outcome,
+        }
     }
 
     /// Cards of a microVM that nothing is joined to, as many as are wanted.
@@ -253,14 +288,13 @@ fn published(others: &[Attached]) -> Vec<(String, Published)> {
     ports.collect()
 }
 
-/// One card and one address of each subnet for each network.
 fn links(
-    networks: Vec<Network>,
-    cards: Vec<Spare>,
+    networks: &[Network],
+    cards: &[Spare],
     others: &[Attached],
 ) -> Result<Vec<(Network, Link)>, NetworkError> {
     networks
-        .into_iter()
+        .iter()
         .zip(cards)
         .enumerate()
         .map(|(number, (network, card))| {
@@ -270,12 +304,12 @@ fn links(
                 // Unique in the namespace, as the card is.
                 host_name: card.tap.replacen("tap", "eth", 1),
                 name: format!("eth{number}"),
-                addresses: lease::addresses(&network, others)?,
+                addresses: lease::addresses(network, others)?,
                 gateways: network.subnets.iter().map(|subnet| subnet.gateway).collect(),
                 mac: card.mac,
-                tap: card.tap,
+                tap: card.tap.clone(),
             };
-            Ok((network, link))
+            Ok((network.clone(), link))
         })
         .collect()
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::address::Cidr;
 use super::records::{Lock, forget};
-use super::{NetworkError, Networks, host};
+use super::{Attached, NetworkError, Networks, host};
 
 /// The network that a container gets if none is named.
 pub const DEFAULT: &str = "koya";
@@ -118,13 +118,14 @@ impl Networks {
     /// # Errors
     /// [`NetworkError::InUse`], [`NetworkError::Unknown`], [`NetworkError::Default`]
     pub fn remove(&self, name: &str) -> Result<(), NetworkError> {
-        let _lock = self.lock()?;
+        let lock = self.lock()?;
         if name == DEFAULT {
             return Err(NetworkError::Default);
         }
         if !self.all_networks()?.iter().any(|network| network.name == name) {
             return Err(NetworkError::Unknown(name.to_owned()));
         }
+        self.clear(&lock, |left| is_on(left, name))?;
         let users = self.users(name)?;
         if !users.is_empty() {
             return Err(NetworkError::InUse {
@@ -140,11 +141,17 @@ impl Networks {
     /// # Errors
     /// [`NetworkError::File`], [`NetworkError::Record`]
     pub fn users(&self, network: &str) -> Result<Vec<String>, NetworkError> {
-        let attached = self.all_attached()?;
-        let users = attached
-            .into_iter()
-            .filter(|container| container.links.iter().any(|link| link.network == network));
+        let attached = self.all_attached()?.into_iter();
+        let users = attached.filter(|container| is_on(container, network) && !self.has_left(&container.id));
         Ok(users.map(|container| container.request.name).collect())
+    }
+
+    /// Whether a network is there on the host, be it that it is still to be taken down.
+    fn is_up(&self, network: &str) -> Result<bool, NetworkError> {
+        Ok(self
+            .all_attached()?
+            .iter()
+            .any(|container| is_on(container, network)))
     }
 
     /// Those of these names, as they are to be used now.
@@ -155,7 +162,7 @@ impl Networks {
         for name in names {
             let network = known.iter().find(|network| network.name == *name);
             let network = network.ok_or_else(|| NetworkError::Unknown(name.clone()))?;
-            if *name != default.name && self.users(name)?.is_empty() {
+            if *name != default.name && !self.is_up(name)? {
                 check_unused(network)?;
             }
             networks.push(network.clone());
@@ -168,7 +175,7 @@ impl Networks {
         let known = self.all_networks()?;
         let (own, others): (Vec<_>, Vec<_>) = known.into_iter().partition(|network| network.name == DEFAULT);
         if let Some(network) = own.into_iter().next()
-            && (!self.users(DEFAULT)?.is_empty() || check_unused(&network).is_ok())
+            && (self.is_up(DEFAULT)? || check_unused(&network).is_ok())
         {
             return Ok(network);
         }
@@ -184,6 +191,10 @@ impl Networks {
         self.save_network(&network)?;
         Ok(network)
     }
+}
+
+fn is_on(container: &Attached, network: &str) -> bool {
+    container.links.iter().any(|link| link.network == network)
 }
 
 /// Of a network without containers: neither its bridge nor its addresses are anybody else's.

@@ -15,6 +15,7 @@
 //!  HOME/networks/NAME.json                     what a network is
 //!  HOME/networks/boot-ID/vms/ID.json           the namespace and the cards of a microVM
 //!  HOME/networks/boot-ID/attached/ID.json      what a container has; written before anything is done
+//!  HOME/networks/boot-ID/attached/ID.left      it has ended; see [`Networks::leave`]
 //!  /run/koya/netns/ID, /run/koya/aardvark-dns  what goes with the machine's power
 //! ```
 
@@ -26,10 +27,10 @@ mod error;
 mod files;
 mod host;
 mod lease;
+mod left;
 mod namespace;
 mod netavark;
 mod netlink;
-
 mod ports;
 mod records;
 pub mod takeover;
@@ -41,6 +42,7 @@ pub use attached::{Attached, Link, NetworkRequest, VmNetwork};
 pub use definition::{DEFAULT, Network, NewNetwork, Subnet};
 pub use error::NetworkError;
 pub use namespace::{Namespace, NamespaceError};
+pub use netavark::FOLDERS as NETAVARK_FOLDERS;
 pub use ports::{PortError, PortMapping, PortRange, Protocol, Published};
 
 /// All networks of a user, and what is attached to them.

@@ -9,11 +9,13 @@ use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, ExitStatus};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -23,11 +25,11 @@ use super::ports::Published;
 use super::{Link, NetworkError, NetworkRequest, records};
 
 /// Where distributions put it.
-const PLACES: [&str; 4] = [
-    "/usr/local/libexec/podman/netavark",
-    "/usr/libexec/podman/netavark",
-    "/usr/lib/podman/netavark",
-    "/usr/bin/netavark",
+pub const FOLDERS: [&str; 4] = [
+    "/usr/local/libexec/podman",
+    "/usr/libexec/podman",
+    "/usr/lib/podman",
+    "/usr/bin",
 ];
 /// Names it instead.
 const VARIABLE: &str = "KOYA_NETAVARK";
@@ -72,7 +74,7 @@ impl Netavark {
     pub(super) fn find(run: &Path) -> Result<Self, NetworkError> {
         let places: Vec<PathBuf> = match env::var_os(VARIABLE) {
             Some(path) => vec![path.into()],
-            None => PLACES.map(PathBuf::from).to_vec(),
+            None => FOLDERS.map(|folder| Path::new(folder).join("netavark")).to_vec(),
         };
         let program = places.iter().find(|place| place.is_file()).cloned();
         let program = program.ok_or_else(|| NetworkError::NoNetavark {
@@ -114,26 +116,20 @@ impl Netavark {
                 Verb::Teardown => "teardown",
             })
             .arg(netns)
-            // iptables is not in everybody's PATH.
+            // iptables is not in everybody's PATH. It is run some forty times, and found in the first place.
             .env(
                 "PATH",
-                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+                "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin",
             )
             .stdin(input)
             .stdout(output.try_clone().map_err(failed)?)
             .stderr(errors.try_clone().map_err(failed)?);
         let mut child = command.spawn().map_err(failed)?;
-        let start = Instant::now();
-        let status = loop {
-            match child.try_wait().map_err(failed)? {
-                Some(status) => break status,
-                None if start.elapsed() >= PATIENCE => {
-                    let _ = child.kill();
-                    let _ = child.wait();
-                    return Err(NetworkError::Slow(PATIENCE.as_secs()));
-                }
-                None => thread::sleep(PAUSE),
-            }
+        let status = await_end(&mut child).map_err(failed)?;
+        let Some(status) = status else {
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(NetworkError::Slow(PATIENCE.as_secs()));
         };
         let output = text(output).map_err(failed)?;
         if status.success() {
@@ -144,6 +140,26 @@ impl Netavark {
             .unwrap_or_else(|| status.to_string());
         Err(NetworkError::Netavark(words))
     }
+}
+
+/// Waits for a program, but not for ever; `None` if it has not ended by then.
+fn await_end(child: &mut Child) -> io::Result<Option<ExitStatus>> {
+    let end = pidfd_open(Pid::from_child(child), PidfdFlags::empty()).ok();
+    let start = Instant::now();
+    while start.elapsed() < PATIENCE {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        match &end {
+            Some(end) => {
+                let rest = PATIENCE.saturating_sub(start.elapsed()).try_into().ok();
+                let _ = poll(&mut [PollFd::new(end, PollFlags::IN)], rest.as_ref());
+            }
+            // A kernel without pidfd_open(2).
+            None => thread::sleep(PAUSE),
+        }
+    }
+    child.try_wait()
 }
 
 /// An error is an object with one member.
@@ -192,42 +208,42 @@ pub(super) fn options(
     let info: Map<String, Value> = links
         .iter()
         .enumerate()
-        .map(|(number, (network, _))| {
-            let mut options = network.options.clone();
-            options.insert("metric".to_owned(), METRIC.saturating_add(number).to_string());
-            let value = json!({
-                "name": network.interface,
-                "id": format!("{:0>64}", ""),
-                "driver": "bridge",
-                "network_interface": network.interface,
-                "subnets": network.subnets,
-                "ipv6_enabled": network.subnets.iter().any(|subnet| subnet.gateway.is_ipv6()),
-                "internal": network.internal,
-                "dns_enabled": network.dns && has_dns,
-                "ipam_options": { "driver": "host-local" },
-                "options": options,
-            });
-            (network.interface.clone(), value)
-        })
-        .collect();
-    let ports: Vec<Value> = ports
-        .iter()
-        .map(|port| {
-            json!({
-                "host_ip": port.host_ip.map(|ip| ip.to_string()).unwrap_or_default(),
-                "host_port": port.host_port,
-                "container_port": port.container_port,
-                "range": port.count,
-                "protocol": port.protocol,
-            })
-        })
+        .map(|(number, (network, _))| (network.interface.clone(), network_info(network, number, has_dns)))
         .collect();
     json!({
         "container_id": id,
         "container_name": request.name,
         "networks": networks,
         "network_info": info,
-        "port_mappings": ports,
+        "port_mappings": ports.iter().map(port_mapping).collect::<Vec<_>>(),
+    })
+}
+
+/// What it is told about a network, the container's `number`th.
+fn network_info(network: &Network, number: usize, has_dns: bool) -> Value {
+    let mut options = network.options.clone();
+    options.insert("metric".to_owned(), METRIC.saturating_add(number).to_string());
+    json!({
+        "name": network.interface,
+        "id": format!("{:0>64}", ""),
+        "driver": "bridge",
+        "network_interface": network.interface,
+        "subnets": network.subnets,
+        "ipv6_enabled": network.subnets.iter().any(|subnet| subnet.gateway.is_ipv6()),
+        "internal": network.internal,
+        "dns_enabled": network.dns && has_dns,
+        "ipam_options": { "driver": "host-local" },
+        "options": options,
+    })
+}
+
+fn port_mapping(port: &Published) -> Value {
+    json!({
+        "host_ip": port.host_ip.map(|ip| ip.to_string()).unwrap_or_default(),
+        "host_port": port.host_port,
+        "container_port": port.container_port,
+        "range": port.count,
+        "protocol": port.protocol,
     })
 }
 

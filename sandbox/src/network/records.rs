@@ -64,15 +64,15 @@ impl Networks {
     }
 
     pub(super) fn save_network(&self, network: &Network) -> Result<(), NetworkError> {
-        save(&self.home, &network.name, network)
+        save(&self.home, &network.name, network, File::sync_all)
     }
 
     pub(super) fn save_vm(&self, vm: &VmNetwork) -> Result<(), NetworkError> {
-        save(&self.vms(), &vm.vm, vm)
+        save(&self.vms(), &vm.vm, vm, gone_with_the_power)
     }
 
     pub(super) fn save_attached(&self, attached: &Attached) -> Result<(), NetworkError> {
-        save(&self.containers(), &attached.id, attached)
+        save(&self.containers(), &attached.id, attached, gone_with_the_power)
     }
 
     pub(super) fn all_networks(&self) -> Result<Vec<Network>, NetworkError> {
@@ -112,7 +112,17 @@ pub(super) fn lock(path: &Path) -> Result<File, NetworkError> {
     }
 }
 
-fn save(folder: &Path, name: &str, value: &impl Serialize) -> Result<(), NetworkError> {
+/// What means nothing after a power cut need not survive one.
+fn gone_with_the_power(_: &File) -> io::Result<()> {
+    Ok(())
+}
+
+fn save(
+    folder: &Path,
+    name: &str,
+    value: &impl Serialize,
+    keep: fn(&File) -> io::Result<()>,
+) -> Result<(), NetworkError> {
     let path = folder.join(format!("{name}{SUFFIX}"));
     let new = folder.join(format!(".{name}.new"));
     let text = serde_json::to_vec_pretty(value).map_err(|source| NetworkError::Record {
@@ -122,7 +132,7 @@ fn save(folder: &Path, name: &str, value: &impl Serialize) -> Result<(), Network
     let write = || {
         let mut file = File::create(&new)?;
         file.write_all(&text)?;
-        file.sync_all()?;
+        keep(&file)?;
         fs::rename(&new, &path)
     };
     write().map_err(file(&path))

@@ -15,4 +15,5 @@ mod attach;
 mod definitions;
 mod guest;
 mod host;
+mod left;
 mod takeover;

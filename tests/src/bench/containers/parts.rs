@@ -153,6 +153,16 @@ impl Parts {
         Process::spawn_with(&command(&self.koya, words), &self.environment(), errors)
     }
 
+    /// Whether any process of `koya` runs, a monitor included.
+    pub fn koya_runs(&self) -> bool {
+        let Ok(processes) = fs::read_dir("/proc") else {
+            return false;
+        };
+        processes
+            .flatten()
+            .any(|process| fs::read_link(process.path().join("exe")).is_ok_and(|exe| exe == self.koya))
+    }
+
     fn environment(&self) -> Vec<OsString> {
         let pairs = [
             ("KOYA_HOME=", self.home.as_path()),

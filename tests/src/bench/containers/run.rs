@@ -1,5 +1,8 @@
 //! `koya run` against a bare microVM, taking turns: to the end, and to the first line.
 
+use std::thread;
+use std::time::{Duration, Instant};
+
 use super::parts::Parts;
 use super::tree::BARE_LINE;
 use super::{Sheet, say};
@@ -13,6 +16,9 @@ pub(super) const LINE: &str = "koya-bench: container";
 
 /// The figures of this file.
 pub(super) const MEASURES: [&str; 3] = ["run-exit", "run-exit-alone", "run-output"];
+
+/// How often it is looked whether the last monitor has gone.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// A start that has no network to wait for, as the bare microVM has none.
 const ALONE: [&str; 3] = ["--rm", "--network", "none"];
@@ -63,6 +69,7 @@ fn koya_true(parts: &Parts, context: &Context) -> Result<f64, BenchError> {
     let words = parts.run_words(&["--rm"], &image, &["true"]);
     let mut koya = parts.spawn(words.iter().map(String::as_str), &context.errors())?;
     let (code, when) = koya.exit(context.limit)?;
+    settle(parts, context);
     match code {
         0 => Ok(milliseconds(&koya, when)),
         _ => Err(koya.early_exit("the end of true")),
@@ -73,7 +80,18 @@ fn koya(parts: &Parts, context: &Context) -> Result<Times, BenchError> {
     let image = parts.image.to_string_lossy();
     let words = parts.run_words(&ALONE, &image, &["echo", LINE]);
     let koya = parts.spawn(words.iter().map(String::as_str), &context.errors())?;
-    times(koya, LINE, context)
+    let times = times(koya, LINE, context);
+    settle(parts, context);
+    times
+}
+
+/// Waits for the monitor, which clears up after the command has ended: nobody's sample is to pay for another's.
+fn settle(parts: &Parts, context: &Context) {
+    let deadline = Instant::now().checked_add(context.limit);
+    let is_over = || deadline.is_none_or(|deadline| Instant::now() >= deadline);
+    while parts.koya_runs() && !is_over() {
+        thread::sleep(LOOK);
+    }
 }
 
 fn bare(parts: &Parts, context: &Context) -> Result<Times, BenchError> {
