@@ -17,8 +17,8 @@ packages: ## install the Debian packages that the rest needs (as root; others ar
 build: ## build everything for development
 	cargo build --workspace
 
-release: ## build koya, koya-vmm and koya-agent as they ship
-	cargo build --release --package koya-vmm --package koya-agent --package koya-cli
+release: ## build koya, koya-vmm, koya-agent and koya-runtime as they ship
+	cargo build --release --package koya-vmm --package koya-agent --package koya-cli --package koya-runtime
 
 kernel: packages ## build the guest kernel, or find it in the cache, and print where it is
 	@resources/kernel/build

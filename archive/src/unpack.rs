@@ -104,15 +104,7 @@ impl Unpacker<'_> {
         match entry.kind {
             Kind::Folder => {
                 self.make_folder(parent, name, &entry.path)?;
-                if self.folders.len() >= FOLDERS {
-                    return Err(ArchiveError::Crowded {
-                        path: shown(&entry.path),
-                        limit: FOLDERS,
-                    });
-                }
-                let entry = entry.clone();
-                self.folders.push((path, entry));
-                return Ok(());
+                self.remember(path, entry)
             }
             Kind::File => {
                 clear(parent, name, &entry.path)?;
@@ -120,29 +112,45 @@ impl Unpacker<'_> {
                     OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let mode = Mode::RUSR | Mode::WUSR;
                 let made = fs::openat(parent, name, flags, mode).map_err(file(&entry.path, "making it"))?;
-                return self.fill(made, entry, contents);
+                self.fill(made, entry, contents)
             }
-            Kind::HardLink => {
-                let target = self.path(&entry.link)?;
-                let inner = target
-                    .file_name()
-                    .ok_or_else(|| refused(&entry.link, "is not the folder itself"))?;
-                let from = self.resolve(target.parent().unwrap_or(Path::new("")), &entry.link)?;
-                clear(parent, name, &entry.path)?;
-                return fs::linkat(from, inner, parent, name, AtFlags::empty())
-                    .map_err(file(&entry.path, "linking it"));
-            }
-            Kind::Symlink => {
-                clear(parent, name, &entry.path)?;
-                fs::symlinkat(OsStr::from_bytes(&entry.link), parent, name)
-                    .map_err(file(&entry.path, "making the link"))?;
-            }
-            Kind::Fifo => {
-                clear(parent, name, &entry.path)?;
-                let mode = Mode::RUSR | Mode::WUSR;
-                fs::mknodat(parent, name, FileType::Fifo, mode, 0).map_err(file(&entry.path, "making it"))?;
-            }
-            Kind::Character | Kind::Block => return Ok(()),
+            Kind::HardLink => self.hard_link(parent, name, entry),
+            Kind::Symlink | Kind::Fifo => self.special(parent, name, entry),
+            Kind::Character | Kind::Block => Ok(()),
+        }
+    }
+
+    /// A folder gets its mode and time when everything is in it.
+    fn remember(&mut self, path: PathBuf, entry: &Entry) -> Result<(), ArchiveError> {
+        if self.folders.len() >= FOLDERS {
+            return Err(ArchiveError::Crowded {
+                path: shown(&entry.path),
+                limit: FOLDERS,
+            });
+        }
+        self.folders.push((path, entry.clone()));
+        Ok(())
+    }
+
+    fn hard_link(&self, parent: BorrowedFd<'_>, name: &OsStr, entry: &Entry) -> Result<(), ArchiveError> {
+        let target = self.path(&entry.link)?;
+        let inner = target
+            .file_name()
+            .ok_or_else(|| refused(&entry.link, "is not the folder itself"))?;
+        let from = self.resolve(target.parent().unwrap_or(Path::new("")), &entry.link)?;
+        clear(parent, name, &entry.path)?;
+        fs::linkat(from, inner, parent, name, AtFlags::empty()).map_err(file(&entry.path, "linking it"))
+    }
+
+    /// A symbolic link or a pipe, which have no contents.
+    fn special(&self, parent: BorrowedFd<'_>, name: &OsStr, entry: &Entry) -> Result<(), ArchiveError> {
+        clear(parent, name, &entry.path)?;
+        if entry.kind == Kind::Fifo {
+            let mode = Mode::RUSR | Mode::WUSR;
+            fs::mknodat(parent, name, FileType::Fifo, mode, 0).map_err(file(&entry.path, "making it"))?;
+        } else {
+            fs::symlinkat(OsStr::from_bytes(&entry.link), parent, name)
+                .map_err(file(&entry.path, "making the link"))?;
         }
         if let Some((uid, gid)) = self.owner(entry)? {
             fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)

@@ -27,6 +27,9 @@ const LONGEST_LINE: usize = 2000;
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
+    /// A command line that cannot be understood, in words for people.
+    #[error("{0}")]
+    Usage(String),
     /// The image cannot be had.
     #[error(transparent)]
     Image(#[from] ImageError),
@@ -87,6 +90,28 @@ pub enum CliError {
     /// A volume's source.
     #[error("volume {0:?}: no such file or folder")]
     NoSource(PathBuf),
+    /// A name that no volume can have.
+    #[error(
+        "{0:?} is no name of a volume: use letters, digits, '_', '.' and '-', beginning with a letter or digit"
+    )]
+    VolumeName(String),
+    /// No volume is called so.
+    #[error("no such volume: {0}")]
+    NoVolume(String),
+    /// A volume that somebody has.
+    #[error("volume {0} is in use by container {1}; remove that first")]
+    VolumeInUse(String, String),
+    /// A volume's folder.
+    #[error("{0} {1:?} failed")]
+    VolumeFolder(&'static str, PathBuf, #[source] io::Error),
+    /// A port that leads nowhere.
+    #[error("no port of the host leads to port {1} of container {0}")]
+    NoPort(String, String),
+    /// A name with a digest.
+    #[error(
+        "{0:?}: a digest is what an image is, not what it can be called; give a name, and a tag if you like"
+    )]
+    TagDigest(String),
     /// Copying.
     #[error(transparent)]
     Copy(#[from] CopyError),

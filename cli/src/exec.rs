@@ -1,6 +1,7 @@
 //! `koya exec`.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use koya_image::ImageConfig;
 use koya_proto::client::ProcessId;
@@ -13,6 +14,10 @@ use crate::error::CliError;
 use crate::home::{Home, agent_of};
 use crate::settings;
 use crate::signals::Relay;
+
+/// How long a guest may take to start a process. One that is busy, with hundreds of them at once, takes longer than for
+/// anything else; one that hangs has been found out by then.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// `koya exec`
 ///
@@ -28,7 +33,7 @@ pub fn exec(args: &ExecArgs) -> Result<ExitCode, CliError> {
     }
     let records = Home::find()?.records()?;
     let container = records.find(&args.container)?;
-    let agent = agent_of(&records, &container)?;
+    let agent = agent_of(&records, &container)?.with_deadline(PATIENCE);
     let exec_id = new_id().map_err(CliError::Streams)?;
     let request = request(args, &container, &exec_id)?;
     if args.detach {

@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use koya_image::{Event, Image, ImageError, Progress, PullOptions, Reference, Source, Store};
 use serde_json::json;
 
-use crate::args::{ListArgs, LoadArgs, NamesArgs, PullArgs};
+use crate::args::{ListArgs, LoadArgs, NamesArgs, PullArgs, TagArgs};
 use crate::error::CliError;
 use crate::home::Home;
 use crate::list::ago;
@@ -155,6 +155,23 @@ pub fn list(args: &ListArgs) -> Result<ExitCode, CliError> {
         ("SIZE", "Size"),
     ];
     show::list(&form, columns, &lines)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `koya tag`
+///
+/// # Errors
+/// [`CliError::Image`]; [`CliError::TagDigest`] for a name with a digest.
+pub fn tag(args: &TagArgs) -> Result<ExitCode, CliError> {
+    let wrong = |source| ImageError::Reference {
+        text: args.name.clone(),
+        source,
+    };
+    let name: Reference = args.name.parse().map_err(wrong)?;
+    if name.digest().is_some() {
+        return Err(CliError::TagDigest(args.name.clone()));
+    }
+    Home::find()?.images()?.tag(&args.image, &name)?;
     Ok(ExitCode::SUCCESS)
 }
 

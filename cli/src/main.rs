@@ -14,6 +14,7 @@ mod limits;
 mod list;
 mod logs;
 mod network;
+mod port;
 mod run;
 mod settings;
 mod show;
@@ -23,6 +24,7 @@ mod stats;
 mod table;
 mod template;
 mod terminal;
+mod volume;
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -30,7 +32,8 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory;
+use clap::error::ErrorKind;
 
 use koya_sandbox::parts::Parts;
 
@@ -39,13 +42,9 @@ use crate::error::CliError;
 use crate::home::Home;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::read(std::env::args_os()) {
         Ok(cli) => cli,
-        Err(error) => {
-            let _ = error.print();
-            // Docker's code for a command line that is wrong.
-            return ExitCode::from(if error.use_stderr() { 125 } else { 0 });
-        }
+        Err(error) => return misused(&error),
     };
     let result = match &cli.command {
         Command::Run(args) => run::run(args),
@@ -66,9 +65,12 @@ fn main() -> ExitCode {
         Command::Stats(args) => stats::stats(args),
         Command::Cp(args) => copy::cp(args),
         Command::Network(command) => network::network(command),
+        Command::Port(args) => port::port(args),
+        Command::Volume(command) => volume::volume(command),
         Command::Pull(args) => images::pull(args),
         Command::Load(args) => images::load(args),
         Command::Images(args) => images::list(args),
+        Command::Tag(args) => images::tag(args),
         Command::Rmi(args) => images::rmi(args),
         Command::Doctor(args) => doctor::doctor(args),
         Command::Completion { shell } => {
@@ -82,6 +84,22 @@ fn main() -> ExitCode {
         complain(&error);
         ExitCode::from(error.exit_code())
     })
+}
+
+/// Help that was asked for, or what is wrong with the command line, with docker's code for that.
+fn misused(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let _ = error.print();
+    } else {
+        let words = std::env::args_os().skip(1);
+        let words = words.map(|word| word.to_string_lossy().into_owned());
+        complain(&CliError::Usage(args::one_line(error, words)));
+    }
+    ExitCode::from(125)
 }
 
 /// Keeps a microVM; standard input is the socket of whoever started it.

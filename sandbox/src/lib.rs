@@ -8,6 +8,7 @@
 //!
 //! Nothing here links the VMM: it is a process, started with a config file and known by its folder.
 
+pub mod bundle;
 pub mod container;
 pub mod copy;
 pub mod hybrid;
@@ -25,4 +26,4 @@ mod tail;
 pub mod timeline;
 pub mod volumes;
 
-pub use sandbox::{Disk, Sandbox, SandboxSpec, Share, StartError};
+pub use sandbox::{Disk, Sandbox, SandboxSpec, Share, StartError, vsock};

@@ -1,11 +1,16 @@
 //! The command line, in the words that docker's users know.
 
 mod run;
+mod usage;
 
-use clap::{Args, Parser, Subcommand};
+use std::ffi::OsString;
+
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 pub use run::{HostArgs, LimitArgs, ProcessArgs, RightsArgs, RunArgs};
+pub use usage::one_line;
 
 /// Containers in microVMs of their own, each with its own kernel.
 #[derive(Debug, Parser)]
@@ -14,6 +19,24 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Cli {
+    /// Reads a command line, the program's name first.
+    ///
+    /// # Errors
+    /// What is wrong with it, or the help that was asked for.
+    pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let cli = Self::try_parse_from(words)?;
+        if let Command::Run(args) | Command::Create(args) = &cli.command
+            && args.image().starts_with('-')
+        {
+            // No image is called so: it is an option that nobody knows.
+            let told = format!("unexpected argument '{}' found", args.image());
+            return Err(Self::command().error(ErrorKind::UnknownArgument, told));
+        }
+        Ok(cli)
+    }
 }
 
 /// What can be done.
@@ -60,12 +83,19 @@ pub enum Command {
     /// Networks
     #[command(subcommand)]
     Network(NetworkCommand),
+    /// The ports of the host that lead into a container
+    Port(PortArgs),
+    /// Volumes: folders that containers share and that outlive them
+    #[command(subcommand)]
+    Volume(VolumeCommand),
     /// Pull an image from its registry
     Pull(PullArgs),
     /// Load images from a file or folder
     Load(LoadArgs),
     /// List images
     Images(ListArgs),
+    /// Give an image another name
+    Tag(TagArgs),
     /// Remove images
     Rmi(NamesArgs),
     /// What this host can do, and how to fix what it cannot
@@ -260,6 +290,43 @@ pub struct LoadArgs {
     pub quiet: bool,
 }
 
+/// `koya tag`
+#[derive(Debug, Args)]
+pub struct TagArgs {
+    /// The image, by its name or id
+    pub image: String,
+    /// The new name, as app:2; of another image with this name, it is taken away
+    pub name: String,
+}
+
+/// `koya port`
+#[derive(Debug, Args)]
+pub struct PortArgs {
+    /// The container's name or id
+    pub container: String,
+    /// Only what leads to this port of it, as 80 or 53/udp
+    #[arg(value_name = "PORT[/PROTOCOL]")]
+    pub port: Option<String>,
+}
+
+/// `koya volume`
+#[derive(Debug, Subcommand)]
+pub enum VolumeCommand {
+    /// Make a volume, unless there is one
+    Create {
+        /// Its name
+        name: String,
+    },
+    /// List volumes
+    #[command(visible_alias = "list")]
+    Ls(ListArgs),
+    /// Everything that is known of volumes, as JSON
+    Inspect(NamesArgs),
+    /// Remove volumes that no container has
+    #[command(visible_alias = "remove")]
+    Rm(NamesArgs),
+}
+
 /// `koya cp`
 #[derive(Debug, Args)]
 pub struct CpArgs {
@@ -270,9 +337,9 @@ pub struct CpArgs {
     #[arg(short, long)]
     pub archive: bool,
     /// CONTAINER:PATH, a path of the host, or "-" for a tar on standard input
-    pub source: std::ffi::OsString,
+    pub source: OsString,
     /// A path of the host, CONTAINER:PATH, or "-" for a tar on standard output
-    pub target: std::ffi::OsString,
+    pub target: OsString,
 }
 
 /// `koya pull`
@@ -340,8 +407,6 @@ fn path(text: &str) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

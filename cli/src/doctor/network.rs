@@ -6,6 +6,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use koya_sandbox::network::NETAVARK_FOLDERS;
 use rustix::fs::{Access, access};
 use serde::Deserialize;
 
@@ -14,13 +15,6 @@ use super::host::Host;
 use super::kernel::{Kernel, Part};
 use super::programs;
 
-/// Where distributions put netavark, unless `KOYA_NETAVARK` names it.
-const PLACES: [&str; 4] = [
-    "/usr/local/libexec/podman",
-    "/usr/libexec/podman",
-    "/usr/lib/podman",
-    "/usr/bin",
-];
 /// Where netavark finds the programs of the firewall.
 const SYSTEM: [&str; 6] = [
     "/usr/local/sbin",
@@ -133,7 +127,7 @@ fn tun(host: &Host, opened: io::Result<()>) -> Finding {
 fn find(host: &Host) -> Option<Netavark> {
     let path = match &host.netavark {
         Some(path) => path.is_file().then(|| path.clone()),
-        None => host.program(&PLACES, "netavark"),
+        None => host.program(&NETAVARK_FOLDERS, "netavark"),
     }?;
     let said = programs::ask(&path, "version");
     Some(Netavark {

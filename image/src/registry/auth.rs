@@ -6,7 +6,8 @@ use std::io::Read;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde::Deserialize;
-use ureq::Agent;
+use ureq::http::Response;
+use ureq::{Agent, Body};
 
 use super::RegistryError;
 use super::credentials::Secret;
@@ -15,6 +16,8 @@ use super::credentials::Secret;
 const ANSWER_MAX: u64 = 1 << 20;
 /// Longest token: it must fit into a header, and servers take 8 to 64 KiB of those.
 const TOKEN_MAX: usize = 32 << 10;
+/// Characters of a token service's address that an error shows.
+const REALM_SHOWN: usize = 200;
 
 /// What a registry asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,7 +125,7 @@ impl Asking<'_> {
     fn token(&self, realm: &str, service: Option<&str>) -> Result<String, RegistryError> {
         let fault = |why| RegistryError::Token {
             registry: self.registry.to_owned(),
-            realm: realm.chars().take(200).collect(),
+            realm: realm.chars().take(REALM_SHOWN).collect(),
             why,
         };
         let is_safe = realm.starts_with("https://") || (self.plain && realm.starts_with("http://"));
@@ -131,6 +134,25 @@ impl Asking<'_> {
                 "it is no https URL, so what goes there could be read by anybody",
             ));
         }
+        let mut response = self.ask(realm, service)?;
+        let mut bytes = Vec::new();
+        let mut body = response.body_mut().as_reader().take(ANSWER_MAX);
+        body.read_to_end(&mut bytes)
+            .map_err(|_| fault("its answer broke off"))?;
+        let answer: Answer = serde_json::from_slice(&bytes).map_err(|_| fault("its answer is no JSON"))?;
+        let token = answer
+            .token
+            .or(answer.access_token)
+            .filter(|token| !token.is_empty());
+        let token = token.ok_or_else(|| fault("its answer has no token"))?;
+        if token.len() > TOKEN_MAX || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(fault("its token cannot be a header"));
+        }
+        Ok(format!("Bearer {token}"))
+    }
+
+    /// What the token service answers, if it is willing.
+    fn ask(&self, realm: &str, service: Option<&str>) -> Result<Response<Body>, RegistryError> {
         let scope = format!("repository:{}:pull", self.repository);
         let sent = match self.secret {
             Secret::Identity(token) => self.agent.post(realm).send_form([
@@ -151,38 +173,23 @@ impl Asking<'_> {
                 request.call()
             }
         };
-        let mut response = sent.map_err(|error| RegistryError::Unreachable {
+        let shown = || realm.chars().take(REALM_SHOWN).collect::<String>();
+        let response = sent.map_err(|error| RegistryError::Unreachable {
             registry: self.registry.to_owned(),
-            url: realm.chars().take(200).collect(),
+            url: shown(),
             scheme: if self.plain { "http" } else { "https" },
             source: Box::new(error),
         })?;
-        let status = response.status().as_u16();
-        if matches!(status, 400 | 401 | 403) {
-            return Err(unauthorized(self));
-        }
-        if status != 200 {
-            return Err(RegistryError::Status {
+        match response.status().as_u16() {
+            200 => Ok(response),
+            400 | 401 | 403 => Err(unauthorized(self)),
+            status => Err(RegistryError::Status {
                 registry: self.registry.to_owned(),
-                what: format!("a token ({})", realm.chars().take(200).collect::<String>()),
+                what: format!("a token ({})", shown()),
                 status,
                 told: String::new(),
-            });
+            }),
         }
-        let mut bytes = Vec::new();
-        let mut body = response.body_mut().as_reader().take(ANSWER_MAX);
-        body.read_to_end(&mut bytes)
-            .map_err(|_| fault("its answer broke off"))?;
-        let answer: Answer = serde_json::from_slice(&bytes).map_err(|_| fault("its answer is no JSON"))?;
-        let token = answer
-            .token
-            .or(answer.access_token)
-            .filter(|token| !token.is_empty());
-        let token = token.ok_or_else(|| fault("its answer has no token"))?;
-        if token.len() > TOKEN_MAX || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(fault("its token cannot be a header"));
-        }
-        Ok(format!("Bearer {token}"))
     }
 }
 

@@ -81,11 +81,19 @@ impl Store {
         }
     }
 
-    /// Gives layers up whose bytes turned out to be wrong.
+    /// Removes what is in the cache under some digests.
     pub(super) fn forget(&self, digests: impl Iterator<Item = Digest>) {
         for digest in digests {
             // If it stays, its digest will tell again.
             let _ = fs::remove_file(self.cache_path(&digest));
+        }
+    }
+
+    /// Gives layers up, whole or not, that are no good or take room that is needed.
+    pub(super) fn give_up(&self, layers: &[Blob]) {
+        self.forget(layers.iter().map(|blob| blob.digest));
+        for blob in layers {
+            let _ = fs::remove_file(self.cache_path(&blob.digest).with_extension(PARTIAL));
         }
     }
 

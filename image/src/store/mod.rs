@@ -123,20 +123,6 @@ impl Store {
         Ok(Self { root, limits, temp })
     }
 
-    /// Where images are kept by default: `$XDG_DATA_HOME/koya` or `~/.local/share/koya`, for root `/var/lib/koya`.
-    pub fn default_path() -> PathBuf {
-        if rustix::process::geteuid().is_root() {
-            return "/var/lib/koya".into();
-        }
-        let set = |name: &str| {
-            std::env::var_os(name)
-                .map(PathBuf::from)
-                .filter(|path| path.is_absolute())
-        };
-        let home = || set("HOME").unwrap_or_else(|| "/".into()).join(".local/share");
-        set("XDG_DATA_HOME").unwrap_or_else(home).join("koya")
-    }
-
     /// The folder.
     pub fn path(&self) -> &Path {
         &self.root

@@ -1,6 +1,7 @@
 //! Pulling: from a registry to an image in the store.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
@@ -96,15 +97,19 @@ impl Store {
                 .map_err(pull)?;
             self.write(&self.cache_path(&id), &bytes)
         })?;
-        self.layers(&client, &layers, progress, &pull)?;
+        let fetched = self.layers(&client, &layers, progress, &pull);
+        if fetched.as_ref().is_err_and(is_full) {
+            self.give_up(&layers);
+        }
+        fetched?;
         let resolved = layout::image_of(&self.cache_folder(), &documents.top, &self.limits);
         let mut image = resolved.map_err(manifest)?;
         image.names = vec![reference.clone()];
         let loaded = self.load_image(&image, &origin, progress);
         let is_bad = matches!(&loaded, Err(ImageError::Layer { .. } | ImageError::Tar { .. }));
         self.forget(documents.all.iter().map(|(digest, _)| *digest).chain([id]));
-        if is_bad {
-            self.forget(layers.iter().map(|blob| blob.digest));
+        if is_bad || loaded.as_ref().is_err_and(is_full) {
+            self.give_up(&layers);
         }
         Ok(loaded?.id)
     }
@@ -208,6 +213,17 @@ impl Store {
             Some(Fault::Image(error)) => Err(error),
         }
     }
+}
+
+/// Whether it was the file system that had no more room: what was pulled so far is then better gone than kept.
+fn is_full(error: &ImageError) -> bool {
+    if let ImageError::Pull { source, .. } = error {
+        return matches!(**source, RegistryError::NoSpace { .. });
+    }
+    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    causes
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+        .any(|cause| matches!(cause.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded))
 }
 
 /// What is to be downloaded, each once.

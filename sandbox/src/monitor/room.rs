@@ -6,8 +6,8 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::thread;
-use std::time::Duration;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use koya_proto::client::{AgentClient, ClientError};
 use koya_proto::v1;
@@ -22,6 +22,10 @@ use crate::stdio::{self, Streams, Wanted};
 
 /// The serial of the disk that takes what containers write.
 pub(super) const SCRATCH: &str = "scratch";
+/// How long readers have for what a container wrote before its microVM died.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How often it is looked whether they have it.
+const LOOK: Duration = Duration::from_millis(10);
 /// How long removing a container in the guest may take.
 const DELETION: Duration = Duration::from_secs(60);
 
@@ -143,8 +147,16 @@ impl Room {
         };
         if waited.is_err() {
             self.hang_up();
-            // Nor does a reader who has gone to sleep hold up the end of what is dead already.
-            self.output.leave();
+            // Who is attached is told of the end, too; but a reader who has gone to sleep does not hold up the end of
+            // what is dead already.
+            let late = Instant::now().checked_add(LAST_WORDS);
+            while !pumps.iter().all(JoinHandle::is_finished) {
+                if late.is_none_or(|late| Instant::now() >= late) {
+                    self.output.leave();
+                    break;
+                }
+                thread::sleep(LOOK);
+            }
         }
         for pump in pumps {
             let _ = pump.join();

@@ -23,6 +23,7 @@ mod machine;
 mod net;
 mod network;
 mod pause;
+mod podman;
 mod report;
 mod running;
 mod support;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
-use super::{User, told};
+use super::{User, refusal, told};
 
 #[test]
 fn volumes_are_the_hosts_files_and_read_only_where_they_are_to_be() {
@@ -40,28 +40,62 @@ fn volumes_are_the_hosts_files_and_read_only_where_they_are_to_be() {
     let (out, errors, code) = told(&user.run(&["-v", "data:/named"], &["cat", "/named/kept"]));
     assert_eq!((out.as_str(), errors.as_str(), code), ("first\n", "", Some(0)));
 
-    let missing = format!("{}:/x", path("missing"));
-    let (_, errors, code) = told(&user.run(&["-v", &missing], &["true"]));
+    // A container has it even if it does not run; then nobody, and it can go.
+    assert_eq!(user.says(&["volume", "ls", "--quiet"]), "data\n");
+    let image = user.image();
+    user.says(&[
+        "create",
+        "--name",
+        "web",
+        "-v",
+        "data:/named",
+        image.to_str().unwrap(),
+        "true",
+    ]);
+    let line = user.refused(&["volume", "rm", "data"], 1);
+    assert!(line.contains("volume data is in use by container web"), "{line}");
     assert!(
-        code == Some(125) && errors.contains("missing") && errors.lines().count() == 1,
-        "{errors}"
+        user.says(&["volume", "inspect", "data"])
+            .contains("\"Containers\": [\n      \"web\"\n    ]")
     );
+    user.says(&["rm", "web"]);
+    assert_eq!(user.says(&["volume", "rm", "data"]), "data\n");
+    assert_eq!(user.says(&["volume", "ls", "--quiet"]), "");
+
+    let missing = format!("{}:/x", path("missing"));
+    let line = refusal(&user.run(&["-v", &missing], &["true"]), 125);
+    assert!(line.contains("/missing\": no such file or folder"), "{line}");
     assert!(user.has_nothing_left(), "something is left behind");
+}
+
+#[test]
+fn volumes_are_made_before_and_kept_apart_from_paths() {
+    let user = User::new();
+    for name in ["a", "b"] {
+        assert_eq!(user.says(&["volume", "create", name]), format!("{name}\n"));
+    }
+    // One that is there stays as it is.
+    let kept = user.home.path("home/volumes/a/_data/kept");
+    fs::write(&kept, "kept\n").unwrap();
+    user.says(&["volume", "create", "a"]);
+    assert_eq!(
+        user.says(&["volume", "ls", "--format", "{{.Name}} {{.Driver}}"]),
+        "a local\nb local\n"
+    );
+    for name in ["../../root", "/etc", ".", "a/b", ""] {
+        let line = user.refused(&["volume", "create", name], 125);
+        assert!(line.contains("is no name of a volume"), "{line}");
+        let line = user.refused(&["volume", "rm", name], 1);
+        assert!(line.contains("no such volume"), "{line}");
+    }
+    assert_eq!(user.says(&["volume", "rm", "a", "b"]), "a\nb\n");
+    assert!(!kept.exists() && user.home.path("root").exists());
 }
 
 #[test]
 fn copies_keep_what_files_are() {
     let user = User::new();
-    let image = user.image();
-    user.says(&[
-        "run",
-        "-d",
-        "--name",
-        "web",
-        image.to_str().unwrap(),
-        "sleep",
-        "1000",
-    ]);
+    user.detach("web", &[], &["sleep", "1000"]);
     let tree = user.home.path("tree");
     fs::create_dir_all(tree.join("inner")).unwrap();
     fs::write(tree.join("inner/file"), vec![7; 100_000]).unwrap();
@@ -92,8 +126,8 @@ fn copies_keep_what_files_are() {
         fs::read_link(user.home.path("back/link")).unwrap().to_str(),
         Some("inner/file")
     );
-    let (_, errors, code) = told(&user.done(&["cp", "web:/no/such", &path("x")]));
-    assert!(code == Some(125) && errors.contains("/no/such"), "{errors}");
+    let line = user.refused(&["cp", "web:/no/such", &path("x")], 125);
+    assert!(line.contains("/no/such"), "{line}");
     user.says(&["rm", "-f", "web"]);
     assert!(user.has_nothing_left(), "something is left behind");
 }

@@ -1,15 +1,14 @@
 //! Images from a registry: Debian's own, with an image that umoci and skopeo make.
 
-use std::fs;
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 
-use super::{User, exchange, told, until};
+use super::{User, exchange, is_empty, told, until};
 use crate::support::succeed;
 
 /// A registry, as long as it lives.
-struct Registry {
-    port: u16,
+pub(super) struct Registry {
+    pub(super) port: u16,
     process: Child,
 }
 
@@ -21,7 +20,7 @@ impl Drop for Registry {
 }
 
 impl Registry {
-    fn new(user: &User) -> Self {
+    pub(super) fn new(user: &User) -> Self {
         let port = TcpListener::bind("127.0.0.1:0")
             .unwrap()
             .local_addr()
@@ -52,7 +51,7 @@ impl Registry {
     }
 
     /// Pushes an image whose command says where it comes from.
-    fn push(&self, user: &User, name: &str) {
+    pub(super) fn push(&self, user: &User, name: &str) {
         let layout = user.home.path("layout");
         let image = format!("{}:app", layout.display());
         succeed(Command::new("umoci").arg("init").arg("--layout").arg(&layout));
@@ -101,19 +100,41 @@ fn an_image_is_pulled_when_it_is_missing_and_told_about_when_it_cannot_be() {
     assert!(user.says(&["images", "--format", "{{.Image}}"]).contains(&name));
     user.says(&["pull", "--quiet", &name]);
 
-    let missing = format!("localhost:{}/app:2", registry.port);
-    let (_, errors, code) = told(&user.done(&["run", "--rm", &missing]));
+    let address = format!("localhost:{}", registry.port);
+    let missing = format!("{address}/app:2");
+    let line = user.refused(&["run", "--rm", &missing], 125);
     assert!(
-        code == Some(125) && errors.contains("app:2") && errors.lines().count() == 1,
-        "{errors}"
+        line.contains(&format!("{address} has app, but not 2; it has 1")),
+        "{line}"
     );
-    let (_, errors, code) = told(&user.done(&["run", "--rm", "--pull", "never", &missing]));
-    assert!(code == Some(125) && errors.contains("app:2"), "{errors}");
+    let line = user.refused(&["run", "--rm", &format!("{address}/nothing")], 125);
+    assert!(
+        line.contains(&format!("{address} has no image nothing")),
+        "{line}"
+    );
+    let line = user.refused(&["run", "--rm", "--pull", "never", &missing], 125);
+    assert!(line.contains(&format!("no image \"{missing}\" here")), "{line}");
     drop(registry);
     // What is here needs no registry.
     let (out, _, code) = told(&user.done(&["run", "--rm", "--network", "none", &name]));
     assert_eq!((out.as_str(), code), ("from registry\n", Some(0)));
-    let (_, errors, code) = told(&user.done(&["pull", &missing]));
-    assert!(code == Some(125) && errors.contains("localhost"), "{errors}");
-    assert!(fs::exists(user.home.path("home/images")).unwrap() && user.has_nothing_left());
+    let line = user.refused(&["pull", &missing], 125);
+    assert!(
+        line.contains(&format!("{address} cannot be reached")) && line.contains("Connection refused"),
+        "{line}"
+    );
+    assert_eq!(
+        user.says(&["images", "--format", "{{.Image}}"]),
+        format!("{name}\n")
+    );
+    assert!(user.has_nothing_left(), "something is left behind");
+    // By another name, it is the same; it goes with the last one, and its disk with it.
+    user.says(&["tag", &name, "mine"]);
+    let line = user.refused(&["tag", "nothing", "mine"], 125);
+    assert!(line.contains("no image \"nothing:latest\" here"), "{line}");
+    assert_eq!(user.says(&["rmi", &name]), format!("Untagged: {name}\n"));
+    assert_eq!(user.says(&["images", "--format", "{{.Image}}"]), "mine:latest\n");
+    user.says(&["rmi", "mine"]);
+    assert_eq!(user.says(&["images", "--quiet"]), "");
+    assert!(is_empty(&user.home.path("home/images/disks")));
 }

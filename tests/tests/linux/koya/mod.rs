@@ -1,11 +1,20 @@
 //! `koya` as its user runs it.
 
+mod agent;
+mod crowd;
+mod docker;
+mod ends;
 mod files;
 mod images;
+mod inits;
 mod life;
+mod logs;
 mod network;
+mod refusals;
 mod rooms;
+mod rootless;
 mod run;
+mod space;
 mod system;
 mod tour;
 
@@ -99,6 +108,21 @@ impl User {
         self.done(&all)
     }
 
+    /// Starts a container that nobody is attached to; its id.
+    fn detach(&self, name: &str, options: &[&str], words: &[&str]) -> String {
+        let image = self.image();
+        let mut all = vec!["run", "--detach", "--name", name];
+        all.extend(options);
+        all.push(image.to_str().unwrap());
+        all.extend(words);
+        self.says(&all).trim().to_owned()
+    }
+
+    /// Runs `koya`, which has to refuse with this exit code, in one line on standard error; the line.
+    fn refused(&self, words: &[&str], code: i32) -> String {
+        refusal(&self.done(words), code)
+    }
+
     /// Starts `koya` with nobody to type, and takes what it says.
     fn begin(&self, words: &[&str]) -> Child {
         let mut command = self.koya(words);
@@ -145,6 +169,17 @@ fn told(output: &Output) -> (String, String, Option<i32>) {
     (text(&output.stdout), text(&output.stderr), output.status.code())
 }
 
+/// What `koya` said that had to refuse with this exit code: one line on standard error.
+fn refusal(output: &Output, expected: i32) -> String {
+    let (out, errors, code) = told(output);
+    let is_line = errors.starts_with("koya: ") && errors.lines().count() == 1;
+    assert!(
+        (out.as_str(), code) == ("", Some(expected)) && is_line,
+        "{code:?} instead of {expected}: {out}{errors}"
+    );
+    errors
+}
+
 /// Waits until a container of this name runs.
 fn await_line(user: &User, name: &str) {
     let start = Instant::now();
@@ -187,12 +222,6 @@ fn exchange(address: &str, sent: &str) -> String {
     let mut said = Vec::new();
     let _ = stream.read_to_end(&mut said);
     text(&said)
-}
-
-/// The network namespace of a process.
-fn netns(process: &str) -> String {
-    let link = fs::read_link(format!("/proc/{process}/ns/net")).unwrap();
-    link.display().to_string()
 }
 
 /// Waits until something is so.

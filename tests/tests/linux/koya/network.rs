@@ -1,15 +1,16 @@
 //! Networks of containers, from the command line.
 
-use super::{User, exchange, told, until};
+use super::{User, exchange, refusal, told, until};
 
 /// A server that says one word to everybody who connects.
 fn serve(user: &User, name: &str, options: &[&str], word: &str) {
-    let image = user.image();
     let script = format!("busybox nc -ll -p 80 -e busybox echo {word}");
-    let mut words = vec!["run", "-d", "--name", name, "--vm-memory", "128m"];
-    words.extend(options);
-    words.extend([image.to_str().unwrap(), "sh", "-c", &script]);
-    user.says(&words);
+    let mut all = vec!["--vm-memory", "128m"];
+    if options.contains(&"--vm") {
+        all.clear();
+    }
+    all.extend(options);
+    user.detach(name, &all, &["sh", "-c", &script]);
 }
 
 #[test]
@@ -30,6 +31,13 @@ fn containers_are_reached_by_port_and_by_name_and_leave_nothing() {
     });
     let listed = user.says(&["ps", "--format", "{{.Ports}}"]);
     assert_eq!(listed, "0.0.0.0:18081->80/tcp\n");
+    assert_eq!(user.says(&["port", "web"]), "80/tcp -> 0.0.0.0:18081\n");
+    assert_eq!(user.says(&["port", "web", "80"]), "0.0.0.0:18081\n");
+    let line = user.refused(&["port", "web", "80/udp"], 125);
+    assert!(
+        line.contains("no port of the host leads to port 80/udp of container web"),
+        "{line}"
+    );
     let address = user.field("web", ".NetworkSettings.IPAddress");
     assert!(address.starts_with("10.77.0."), "{address}");
 
@@ -45,13 +53,10 @@ fn containers_are_reached_by_port_and_by_name_and_leave_nothing() {
         "{out}{errors}"
     );
     // The port is taken, and the network in use.
-    let (_, errors, code) = told(&user.run(&["-p", "18081:80"], &["true"]));
-    assert!(
-        code == Some(125) && errors.contains("18081") && errors.lines().count() == 1,
-        "{errors}"
-    );
-    let (_, errors, code) = told(&user.done(&["network", "rm", "inner"]));
-    assert!(code == Some(1) && errors.contains("inner"), "{errors}");
+    let line = refusal(&user.run(&["-p", "18081:80"], &["true"]), 125);
+    assert!(line.contains("18081"), "{line}");
+    let line = user.refused(&["network", "rm", "inner"], 1);
+    assert!(line.contains("inner"), "{line}");
     user.says(&["rm", "-f", "web"]);
     user.says(&["network", "rm", "inner"]);
     assert!(user.has_nothing_left(), "something is left behind");
@@ -63,23 +68,7 @@ fn containers_are_reached_by_port_and_by_name_and_leave_nothing() {
 fn two_rooms_of_one_house_have_the_same_port() {
     let user = User::new();
     serve(&user, "one", &["-p", "18082:80"], "first");
-    let image = user.image();
-    let script = "busybox nc -ll -p 80 -e busybox echo second";
-    let words = [
-        "run",
-        "-d",
-        "--name",
-        "two",
-        "--vm",
-        "one",
-        "-p",
-        "18083:80",
-        image.to_str().unwrap(),
-        "sh",
-        "-c",
-        script,
-    ];
-    user.says(&words);
+    serve(&user, "two", &["--vm", "one", "-p", "18083:80"], "second");
     until("the first does not answer", || {
         exchange("127.0.0.1:18082", "") == "first\n"
     });

@@ -1,0 +1,112 @@
+//! What commands ask of a monitor: one line of JSON each way, over `m.sock` in the container's folder.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use koya_sandbox::sockets;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::error::RuntimeError;
+
+/// Longest line: limits for an update are the largest thing that is sent.
+const MAX_LINE: u64 = 1 << 20;
+
+/// A question.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Request {
+    /// Run the program.
+    Start,
+    /// Send a signal to the first process, or to all.
+    Kill {
+        /// Its number.
+        signal: u32,
+        /// To every process.
+        all: bool,
+    },
+    /// Freeze everything.
+    Pause,
+    /// Thaw it.
+    Resume,
+    /// New limits.
+    Update(Value),
+    /// What is used.
+    Stats,
+    /// Which processes were asked for.
+    Processes,
+}
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Answer {
+    /// It is done; null, or what was asked for.
+    Done(Value),
+    /// It is not.
+    Failed(String),
+}
+
+/// The monitor's socket in a container's folder.
+pub fn socket(folder: &Path) -> PathBuf {
+    folder.join("m.sock")
+}
+
+/// Asks the monitor of the container in `folder`.
+///
+/// # Errors
+/// [`RuntimeError::Told`], [`RuntimeError::Gone`]
+pub fn ask(folder: &Path, id: &str, request: &Request) -> Result<Value, RuntimeError> {
+    let gone = |_| RuntimeError::Gone(id.to_owned());
+    let stream = sockets::connect(&socket(folder)).map_err(gone)?;
+    send(&stream, request).map_err(gone)?;
+    match receive(&stream).map_err(gone)? {
+        Answer::Done(value) => Ok(value),
+        Answer::Failed(message) => Err(RuntimeError::Told(message)),
+    }
+}
+
+/// Sends a line.
+///
+/// # Errors
+/// When the other end has gone.
+pub fn send(mut stream: &UnixStream, message: &impl Serialize) -> io::Result<()> {
+    let mut line = serde_json::to_vec(message)?;
+    line.push(b'\n');
+    stream.write_all(&line)
+}
+
+/// Receives a line.
+///
+/// # Errors
+/// When the other end has gone, or sends something else.
+pub fn receive<T: DeserializeOwned>(stream: &UnixStream) -> io::Result<T> {
+    let mut line = Vec::new();
+    // One line is all that comes until it is answered, so that nothing after it is lost with the buffer.
+    BufReader::new(stream.take(MAX_LINE)).read_until(b'\n', &mut line)?;
+    if line.last() != Some(&b'\n') {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    serde_json::from_slice(&line).map_err(Into::into)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_arrives_and_half_a_line_does_not() {
+        let (one, other) = UnixStream::pair().unwrap();
+        let request = Request::Kill {
+            signal: 15,
+            all: true,
+        };
+        send(&one, &request).unwrap();
+        assert_eq!(receive::<Request>(&other).unwrap(), request);
+        (&one).write_all(b"\"Sta").unwrap();
+        drop(one);
+        assert!(receive::<Request>(&other).is_err());
+    }
+}

@@ -1,0 +1,268 @@
+//! `create` and `run`.
+//!
+//! ```text
+//!  create                  stand-in                         monitor
+//!    ├─ checks, folder, lock
+//!    ├─ fork ────────────────► network namespace, cgroup
+//!    │ ◄──────────────── ready ─┤
+//!    ├─ hooks                   │
+//!    ├─ go ────────────────────►├─ fork ──────────────────────► files, VMM, agent: create
+//!    │                          ├─ the container's view           │
+//!    │ ◄──────────────────────────────────────── created, failed ─┤
+//!    └─ pid file                └─ waits, passes signals on       └─ until the container ends
+//! ```
+
+mod cgroup;
+mod stand_in;
+mod view;
+
+use std::fs;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use koya_sandbox::bundle::Plan;
+use koya_sandbox::parts::Parts;
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, waitpid};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use signal_hook::iterator::Signals;
+
+pub use stand_in::fork_here;
+
+use crate::args::{CreateArgs, RunArgs};
+use crate::control::{receive, send};
+use crate::error::RuntimeError;
+use crate::record::{Process, Record, Status};
+use crate::store::Lock;
+use crate::streams::Own;
+use crate::{Context, console, hooks, lifecycle, signal};
+
+/// What the processes of a creation tell each other.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Word {
+    /// The stand-in has its namespace: hooks may look at it.
+    Ready,
+    /// They have.
+    Go,
+    /// The container is created.
+    Created,
+    /// It is not.
+    Failed(String),
+}
+
+/// All that a stand-in and a monitor need.
+pub struct Birth {
+    /// Where and how.
+    pub context: Context,
+    /// What the container is.
+    pub plan: Plan,
+    /// As it is at first.
+    pub record: Record,
+    /// Its streams on this side.
+    pub own: Own,
+    /// Where the parts of a microVM are.
+    pub parts: Parts,
+    /// The program that serves files.
+    pub virtiofsd: std::path::PathBuf,
+    /// The socket to `create`.
+    pub creator: UnixStream,
+    /// The container's lock, held by whoever has this.
+    pub lock: Lock,
+}
+
+/// `create`; the process that stands for the container, a child of this one.
+///
+/// # Errors
+/// [`RuntimeError`]; nothing is left then.
+pub fn create(context: &Context, args: &CreateArgs) -> Result<Pid, RuntimeError> {
+    let bundle = fs::canonicalize(&args.bundle).map_err(RuntimeError::file("find", &args.bundle))?;
+    let plan = Plan::read(&bundle)?;
+    if plan.terminal && args.console_socket.is_none() {
+        return Err(RuntimeError::NoConsoleSocket);
+    }
+    if !plan.terminal && args.console_socket.is_some() {
+        return Err(RuntimeError::NoTerminal);
+    }
+    for name in &plan.left_out {
+        context.log.warn(&format!(
+            "config.json: {name} means nothing in a microVM and is left out"
+        ));
+    }
+    let (parts, virtiofsd) = (Parts::find()?, Parts::find_virtiofsd()?);
+    let lock = context.store.make(&args.id)?;
+    let mut record = record(context, &args.id, &plan);
+    let (ours, theirs) = match UnixStream::pair() {
+        Ok(pair) => pair,
+        Err(error) => {
+            return give_up(
+                context,
+                &record,
+                None,
+                RuntimeError::System("make a socket", error),
+            );
+        }
+    };
+    let own = match &args.console_socket {
+        None => Own::Standard,
+        Some(socket) => match console::open(socket) {
+            Ok(slave) => Own::Terminal(slave),
+            Err(error) => return give_up(context, &record, None, error),
+        },
+    };
+    if let Err(error) = plan.make_places() {
+        return give_up(context, &record, None, error.into());
+    }
+    let birth = Birth {
+        context: context.clone(),
+        plan,
+        record: record.clone(),
+        own,
+        parts,
+        virtiofsd,
+        creator: theirs,
+        lock,
+    };
+    let pid = match stand_in::fork(birth, ours.try_clone().ok()) {
+        Ok(pid) => pid,
+        Err(error) => return give_up(context, &record, None, error),
+    };
+    match accompany(context, &mut record, pid, &ours, args.pid_file.as_deref()) {
+        Ok(()) => Ok(pid),
+        Err(error) => {
+            drop(ours);
+            give_up(context, &record, Some(pid), error)
+        }
+    }
+}
+
+/// Sees a stand-in through to a created container.
+fn accompany(
+    context: &Context,
+    record: &mut Record,
+    pid: Pid,
+    stand_in: &UnixStream,
+    pid_file: Option<&Path>,
+) -> Result<(), RuntimeError> {
+    let gone = |_| RuntimeError::Gone(record.id.clone());
+    let hear = || match receive(stand_in).map_err(gone)? {
+        Word::Failed(message) => Err(RuntimeError::Told(message)),
+        _ => Ok(()),
+    };
+    let process = Process::of(pid.as_raw_nonzero().get().cast_unsigned());
+    hear()?;
+    let mut known = record.clone();
+    known.process = process;
+    context.store.save(&known)?;
+    let state = known.state();
+    for (kind, list) in [
+        ("prestart", &known.hooks.prestart),
+        ("createRuntime", &known.hooks.create_runtime),
+        ("createContainer", &known.hooks.create_container),
+    ] {
+        hooks::run_all(kind, list, &state)?;
+    }
+    send(stand_in, &Word::Go).map_err(gone)?;
+    hear()?;
+    *record = known;
+    match pid_file {
+        None => Ok(()),
+        Some(path) => write_pid(path, pid),
+    }
+}
+
+/// Writes a pid where somebody waits for it: whole or not at all.
+pub fn write_pid(path: &Path, pid: Pid) -> Result<(), RuntimeError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let unfinished = path.with_file_name(format!(".{name}"));
+    fs::write(&unfinished, pid.as_raw_nonzero().get().to_string())
+        .and_then(|()| fs::rename(&unfinished, path))
+        .map_err(RuntimeError::file("write", path))
+}
+
+/// Removes what there is of a container that cannot be created.
+fn give_up<T>(
+    context: &Context,
+    record: &Record,
+    stand_in: Option<Pid>,
+    error: RuntimeError,
+) -> Result<T, RuntimeError> {
+    if let Some(pid) = stand_in {
+        // It ends by itself when it has failed; when a hook has, it waits.
+        let _ = kill_process(pid, Signal::KILL);
+        let _ = waitpid(Some(pid), WaitOptions::empty());
+        context.store.await_end(&record.id, Duration::from_secs(5));
+    }
+    lifecycle::clear(context, record);
+    Err(error)
+}
+
+fn record(context: &Context, id: &str, plan: &Plan) -> Record {
+    let name = plan.cgroup.as_ref();
+    Record {
+        oci_version: plan.version.clone(),
+        id: id.to_owned(),
+        status: Status::Creating,
+        process: None,
+        helpers: Vec::new(),
+        bundle: plan.bundle.clone(),
+        rootfs: plan.root.clone(),
+        created: humantime::format_rfc3339_nanos(SystemTime::now()).to_string(),
+        owner: rustix::process::geteuid().as_raw(),
+        annotations: plan.annotations.clone(),
+        hooks: plan.hooks.clone(),
+        first: plan.config.get("process").cloned().unwrap_or(Value::Null),
+        cgroup: name.and_then(|name| cgroup::path(name, context.systemd_cgroup)),
+    }
+}
+
+/// `run`: creates a container, starts it, and stays until it has ended.
+///
+/// # Errors
+/// [`RuntimeError`]
+pub fn run(context: &Context, args: &RunArgs) -> Result<ExitCode, RuntimeError> {
+    let id = &args.create.id;
+    let pid = create(context, &args.create)?;
+    if let Err(error) = lifecycle::start(context, id) {
+        let _ = lifecycle::remove(context, id, true);
+        return Err(error);
+    }
+    if args.detach {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let signals = Signals::new(signal::passed_on()).map_err(RuntimeError::system("take signals"))?;
+    thread::spawn(move || {
+        let mut signals = signals;
+        for number in signals.forever() {
+            // SAFETY: kill takes two numbers and touches no memory.
+            unsafe { libc::kill(pid.as_raw_nonzero().get(), number) };
+        }
+    });
+    let code = wait(pid)?;
+    if !args.keep {
+        lifecycle::remove(context, id, true)?;
+    }
+    Ok(ExitCode::from(code))
+}
+
+/// Waits for a child's end; its exit code, or 128 and its signal.
+pub fn wait(pid: Pid) -> Result<u8, RuntimeError> {
+    loop {
+        match waitpid(Some(pid), WaitOptions::empty()) {
+            Ok(Some((_, status))) => return Ok(code_of(status)),
+            Ok(None) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(RuntimeError::System("wait for a child", errno.into())),
+        }
+    }
+}
+
+/// An exit code as a shell has it.
+pub fn code_of(status: WaitStatus) -> u8 {
+    let signal = status
+        .terminating_signal()
+        .map(|signal| signal.saturating_add(128));
+    let code = signal.or(status.exit_status()).unwrap_or(255);
+    u8::try_from(code).unwrap_or(255)
+}

@@ -1,0 +1,152 @@
+//! What goes wrong, in the words that engines look for.
+
+use std::error::Error;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use koya_proto::client::ClientError;
+use koya_proto::error::ErrorKind;
+use koya_sandbox::StartError;
+use koya_sandbox::bundle::BundleError;
+use koya_sandbox::network::NamespaceError;
+use koya_sandbox::network::takeover::TakeoverError;
+use koya_sandbox::parts::PartsError;
+use koya_sandbox::volumes::VolumeError;
+
+use crate::record::Status;
+
+/// A command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// The bundle cannot be run.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    /// No container has this id. Engines know a container that is gone by these words.
+    #[error("container '{0}' does not exist")]
+    Unknown(String),
+    /// The id is taken.
+    #[error("container with id '{0}' already exists")]
+    Exists(String),
+    /// The id would be no folder's name.
+    #[error("{0:?} is no container id; want 1 to 128 of A-Z a-z 0-9 _ . - beginning with a letter or digit")]
+    Id(String),
+    /// The lifecycle does not allow it.
+    #[error("container '{id}' is {status}; only a {wanted} one can be {verb}")]
+    State {
+        /// The container.
+        id: String,
+        /// What it is.
+        status: Status,
+        /// What it would have to be.
+        wanted: &'static str,
+        /// What was to be done.
+        verb: &'static str,
+    },
+    /// A file cannot be read or written.
+    #[error("cannot {act} {path:?}")]
+    File {
+        /// What was to be done with it.
+        act: &'static str,
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A state of another version, or none.
+    #[error("the state of container '{0}' in {1:?} cannot be understood; delete it with --force")]
+    Unreadable(String, PathBuf),
+    /// Something of this process or of the kernel.
+    #[error("cannot {0}")]
+    System(&'static str, #[source] io::Error),
+    /// A terminal without anybody to take it.
+    #[error("process.terminal is true, but there is no --console-socket to send the terminal to")]
+    NoConsoleSocket,
+    /// The other way round.
+    #[error("there is a --console-socket, but process.terminal is not true")]
+    NoTerminal,
+    /// The console socket does not take the terminal.
+    #[error("cannot send the terminal to the console socket {path:?}")]
+    ConsoleSocket {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A hook failed.
+    #[error("the {kind} hook {path:?} {what}")]
+    Hook {
+        /// Which kind.
+        kind: &'static str,
+        /// The program.
+        path: PathBuf,
+        /// How it ended, and what it said.
+        what: String,
+    },
+    /// A text that is no signal.
+    #[error("{0:?} is no signal; give a name as TERM, or a number from 1 to 64")]
+    Signal(String),
+    /// The process to run in a container.
+    #[error("{0}")]
+    Process(String),
+    /// A part is missing.
+    #[error(transparent)]
+    Parts(#[from] PartsError),
+    /// Files cannot be served.
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
+    /// The network namespace.
+    #[error(transparent)]
+    Namespace(#[from] NamespaceError),
+    /// The network in it.
+    #[error(transparent)]
+    Takeover(#[from] TakeoverError),
+    /// The microVM does not come up.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The agent refused.
+    #[error(transparent)]
+    Agent(#[from] ClientError),
+    /// What the monitor, or the process that starts another one, says.
+    #[error("{0}")]
+    Told(String),
+    /// It said nothing.
+    #[error("the monitor of container '{0}' has ended; its microVM is gone")]
+    Gone(String),
+}
+
+impl RuntimeError {
+    /// For [`Result::map_err`].
+    pub fn file(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::File { act, path, source }
+    }
+
+    /// For [`Result::map_err`].
+    pub fn system<E: Into<io::Error>>(act: &'static str) -> impl FnOnce(E) -> Self {
+        move |source| Self::System(act, source.into())
+    }
+
+    /// It and its causes in one line. Engines find in it why a program could not be run, and choose their exit code by
+    /// it: 127 for what is not there, 126 for what may not be executed.
+    pub fn one_line(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            cause = error.source();
+        }
+        if let Self::Agent(error) = self {
+            match error.kind() {
+                Some(ErrorKind::ERROR_KIND_EXECUTABLE_MISSING) => {
+                    text.push_str(": executable file not found in $PATH: no such file or directory");
+                }
+                Some(ErrorKind::ERROR_KIND_NOT_EXECUTABLE) => text.push_str(": permission denied"),
+                _ => {}
+            }
+        }
+        text.chars()
+            .map(|shown| if shown.is_control() { ' ' } else { shown })
+            .collect()
+    }
+}

@@ -1,0 +1,176 @@
+//! `exec`: another process in a container. It has a process of the host of its own, which the engine may wait for and
+//! signal, and which talks to the agent itself.
+
+mod process;
+
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use koya_proto::RPC_PORT;
+use koya_proto::client::{AgentClient, ProcessId, connect};
+use koya_proto::error::ErrorKind;
+use koya_proto::stream::Token;
+use koya_proto::v1::ExecRequest;
+use koya_sandbox::{hybrid, stdio, vsock};
+use serde_json::Value;
+use signal_hook::iterator::Signals;
+
+use crate::args::{Command, ExecArgs};
+use crate::control::{receive, send};
+use crate::create::{Word, fork_here, write_pid};
+use crate::error::RuntimeError;
+use crate::record::Status;
+use crate::streams::Own;
+use crate::{Context, console, signal};
+
+/// The agent accepts at once; an emulated host is slow.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// As a process ends whose microVM is gone: as if by SIGKILL.
+const KILLED: u8 = 137;
+
+/// A process that is to run.
+struct Job {
+    vsock: PathBuf,
+    id: ProcessId,
+    process: Value,
+    own: Own,
+}
+
+/// `exec`
+///
+/// # Errors
+/// [`RuntimeError`]
+pub fn exec(context: &Context, args: &ExecArgs) -> Result<ExitCode, RuntimeError> {
+    let record = context.store.load(&args.id)?;
+    if record.status != Status::Running {
+        return Err(RuntimeError::State {
+            id: record.id,
+            status: record.status,
+            wanted: "running",
+            verb: "exec'd into",
+        });
+    }
+    let (process, terminal) = process::of(args, &record.first)?;
+    let own = match (&args.console_socket, terminal) {
+        (None, false) => Own::Standard,
+        (Some(socket), true) => Own::Terminal(console::open(socket)?),
+        (None, true) => return Err(RuntimeError::NoConsoleSocket),
+        (Some(_), false) => return Err(RuntimeError::NoTerminal),
+    };
+    let name = Token::random().map_err(RuntimeError::system("find a name for the process"))?;
+    let name: String = name.to_field().iter().map(|byte| format!("{byte:02x}")).collect();
+    let job = Job {
+        vsock: vsock(&context.store.folder(&args.id)),
+        id: ProcessId::exec(&record.id, name),
+        process,
+        own,
+    };
+    if args.detach {
+        return detach(job, args);
+    }
+    if let Some(path) = &args.pid_file {
+        write_pid(path, rustix::process::getpid())?;
+    }
+    job.run(|| ()).map(ExitCode::from)
+}
+
+/// Leaves a process that stands for the other one.
+fn detach(job: Job, args: &ExecArgs) -> Result<ExitCode, RuntimeError> {
+    let (ours, theirs) = UnixStream::pair().map_err(RuntimeError::system("make a socket"))?;
+    let Some(pid) = fork_here()? else {
+        drop(ours);
+        let taken = match job.own.terminal() {
+            Some(slave) => console::take(slave),
+            None => {
+                let _ = rustix::process::setsid();
+                Ok(())
+            }
+        };
+        let code = taken.and_then(|()| job.run(|| _ = send(&theirs, &Word::Created)));
+        let code = code.unwrap_or_else(|error| {
+            let _ = send(&theirs, &Word::Failed(error.one_line()));
+            1
+        });
+        std::process::exit(code.into());
+    };
+    drop((theirs, job));
+    match receive(&ours) {
+        Ok(Word::Failed(message)) => return Err(RuntimeError::Told(message)),
+        Ok(_) => {}
+        Err(error) => return Err(RuntimeError::System("start a process", error)),
+    }
+    if let Some(path) = &args.pid_file {
+        write_pid(path, pid)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Job {
+    /// Runs it; its exit code. `begun` is called when it runs.
+    fn run(self, begun: impl FnOnce()) -> Result<u8, RuntimeError> {
+        // Before there is anything that they could be meant for; they wait in a pipe.
+        let signals = Signals::new(signal::passed_on()).map_err(RuntimeError::system("take signals"))?;
+        let stream = hybrid::connect(&self.vsock, RPC_PORT, PATIENCE)
+            .map_err(RuntimeError::system("reach the container's agent"))?;
+        let agent = connect(stream)?;
+        let (mut named, streams) = stdio::open(&self.vsock, self.own.wanted())
+            .map_err(RuntimeError::system("connect the streams"))?;
+        named.hang_up = true;
+        agent.exec(ExecRequest {
+            id: self.id.container.clone(),
+            exec_id: self.id.exec.clone(),
+            process: self.process.to_string().into_bytes(),
+            stdio: Some(named).into(),
+            ..Default::default()
+        })?;
+        let outputs = self.own.connect(streams)?;
+        begun();
+        let own = Arc::new(self.own);
+        pass_on(signals, agent.clone(), self.id.clone(), Arc::clone(&own));
+        resize(&agent, &self.id, &own);
+        let Ok(exit) = agent.wait(&self.id, None) else {
+            return Ok(KILLED);
+        };
+        for output in outputs {
+            let _ = output.join();
+        }
+        Ok(u8::try_from(exit.code).unwrap_or(u8::MAX))
+    }
+}
+
+/// Passes this process's signals on to the other one.
+fn pass_on(mut signals: Signals, agent: AgentClient, id: ProcessId, own: Arc<Own>) {
+    thread::spawn(move || {
+        for number in signals.forever() {
+            if number == libc::SIGWINCH && own.terminal().is_some() {
+                resize(&agent, &id, &own);
+            } else {
+                let _ = agent.signal(&id, number.cast_unsigned());
+            }
+        }
+    });
+}
+
+fn resize(agent: &AgentClient, id: &ProcessId, own: &Own) {
+    let size = own.terminal().map(console::size);
+    if let Some((rows, columns)) = size.filter(|size| *size != (0, 0)) {
+        let _ = agent.resize(id, rows, columns);
+    }
+}
+
+/// What this program ends with after an error: as a shell does where a process could not be run.
+pub fn exit_code(command: &Command, error: &RuntimeError) -> u8 {
+    let kind = match error {
+        RuntimeError::Agent(error) => error.kind(),
+        _ => None,
+    };
+    match (command, kind) {
+        (Command::Exec(_) | Command::Run(_), Some(ErrorKind::ERROR_KIND_EXECUTABLE_MISSING)) => 127,
+        (Command::Exec(_) | Command::Run(_), Some(ErrorKind::ERROR_KIND_NOT_EXECUTABLE)) => 126,
+        _ => 1,
+    }
+}

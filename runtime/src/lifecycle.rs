@@ -1,0 +1,157 @@
+//! `start`, `state`, `kill`, `delete`, `pause` and `resume`.
+
+use std::fs;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::args::{DeleteArgs, KillArgs};
+use crate::control::{Request, ask};
+use crate::error::RuntimeError;
+use crate::record::{Record, Status};
+use crate::{Context, hooks, print, signal};
+
+/// How long a container may take to end that was killed.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// `start`
+///
+/// # Errors
+/// [`RuntimeError`]
+pub fn start(context: &Context, id: &str) -> Result<(), RuntimeError> {
+    let record = context.store.load(id)?;
+    want(&record, &[Status::Created], "created", "started")?;
+    ask(&context.store.folder(id), id, &Request::Start)?;
+    let mut state = record;
+    state.status = Status::Running;
+    // As the specification says, the program is not stopped because of them.
+    if let Err(error) = hooks::run_all("poststart", &state.hooks.poststart, &state.state()) {
+        context.log.warn(&error.one_line());
+    }
+    Ok(())
+}
+
+/// `state`
+///
+/// # Errors
+/// [`RuntimeError`]
+pub fn state(context: &Context, id: &str) -> Result<(), RuntimeError> {
+    let state = context.store.load(id)?.state();
+    print(&format!("{state:#}"))
+}
+
+/// `kill`
+///
+/// # Errors
+/// [`RuntimeError`]
+pub fn kill(context: &Context, args: &KillArgs) -> Result<(), RuntimeError> {
+    let signal = signal::parse(&args.signal)?;
+    let record = context.store.load(&args.id)?;
+    let alive = [Status::Created, Status::Running, Status::Paused];
+    want(&record, &alive, "created or running", "sent a signal")?;
+    let request = Request::Kill {
+        signal,
+        all: args.all,
+    };
+    match ask(&context.store.folder(&args.id), &args.id, &request) {
+        // It ended while it was asked: what is gone needs no SIGKILL any more.
+        Err(RuntimeError::Gone(_)) if signal == libc::SIGKILL.cast_unsigned() => Ok(()),
+        result => result.map(drop),
+    }
+}
+
+/// `pause`
+///
+/// # Errors
+/// [`RuntimeError`]
+pub fn pause(context: &Context, id: &str) -> Result<(), RuntimeError> {
+    want(&context.store.load(id)?, &[Status::Running], "running", "paused")?;
+    ask(&context.store.folder(id), id, &Request::Pause).map(drop)
+}
+
+/// `resume`
+///
+/// # Errors
+/// [`RuntimeError`]
+pub fn resume(context: &Context, id: &str) -> Result<(), RuntimeError> {
+    want(&context.store.load(id)?, &[Status::Paused], "paused", "resumed")?;
+    ask(&context.store.folder(id), id, &Request::Resume).map(drop)
+}
+
+/// `delete`
+///
+/// # Errors
+/// [`RuntimeError`]
+pub fn delete(context: &Context, args: &DeleteArgs) -> Result<(), RuntimeError> {
+    match remove(context, &args.id, args.force) {
+        Err(RuntimeError::Unknown(_)) if args.force => Ok(()),
+        result => result,
+    }
+}
+
+/// Removes a container with all that belongs to it.
+///
+/// # Errors
+/// [`RuntimeError`]
+pub fn remove(context: &Context, id: &str, force: bool) -> Result<(), RuntimeError> {
+    let record = match context.store.load(id) {
+        Ok(record) => record,
+        // Nobody knows what it was; whoever keeps it holds its lock.
+        Err(RuntimeError::Unreadable(..)) if force && !context.store.is_alive(id) => {
+            return context.store.remove(id);
+        }
+        Err(error) => return Err(error),
+    };
+    if !force {
+        // One that has not been started has nothing to lose.
+        want(&record, &[Status::Stopped, Status::Created], "stopped", "deleted")?;
+    }
+    // Those that are left over of one that was killed, too.
+    for process in record.process.iter().chain(&record.helpers) {
+        process.signal(Signal::KILL);
+    }
+    if !context.store.await_end(id, PATIENCE) {
+        return Err(RuntimeError::Told(format!(
+            "container '{id}' was killed and has not ended after {} s",
+            PATIENCE.as_secs()
+        )));
+    }
+    let mut stopped = record;
+    stopped.status = Status::Stopped;
+    clear(context, &stopped);
+    Ok(())
+}
+
+/// Removes what is left of a container without processes, and tells those who want to know.
+pub fn clear(context: &Context, record: &Record) {
+    if let Some(cgroup) = &record.cgroup {
+        // An engine may have removed it, or have something of its own in it.
+        let _ = fs::remove_dir(cgroup);
+    }
+    if let Err(error) = context.store.remove(&record.id) {
+        context.log.warn(&error.one_line());
+    }
+    for hook in &record.hooks.poststop {
+        // Each is told, whatever becomes of the others.
+        if let Err(error) = hooks::run_all("poststop", std::slice::from_ref(hook), &record.state()) {
+            context.log.warn(&error.one_line());
+        }
+    }
+}
+
+fn want(
+    record: &Record,
+    possible: &[Status],
+    wanted: &'static str,
+    verb: &'static str,
+) -> Result<(), RuntimeError> {
+    match possible.contains(&record.status) {
+        true => Ok(()),
+        false => Err(RuntimeError::State {
+            id: record.id.clone(),
+            status: record.status,
+            wanted,
+            verb,
+        }),
+    }
+}

@@ -1,0 +1,53 @@
+//! Where errors go besides standard error: `--log`, as text or as JSON, line by line.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use serde_json::json;
+
+/// How a line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// `time="…" level=error msg="…"`
+    Text,
+    /// `{"level": "error", "msg": "…", "time": "…"}`
+    Json,
+}
+
+/// A log that engines read.
+#[derive(Debug, Clone)]
+pub struct Log {
+    path: Option<PathBuf>,
+    format: Format,
+}
+
+impl Log {
+    /// A log at `path`, or none.
+    pub fn new(path: Option<PathBuf>, format: Format) -> Self {
+        Self { path, format }
+    }
+
+    /// Adds an error.
+    pub fn error(&self, message: &str) {
+        self.write("error", message);
+    }
+
+    /// Adds something that is not as asked for, and goes on.
+    pub fn warn(&self, message: &str) {
+        self.write("warning", message);
+    }
+
+    fn write(&self, level: &str, message: &str) {
+        let Some(path) = &self.path else { return };
+        let time = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+        let line = match self.format {
+            Format::Json => json!({ "level": level, "msg": message, "time": time }).to_string(),
+            Format::Text => format!("time={time:?} level={level} msg={message:?}"),
+        };
+        let file = File::options().create(true).append(true).open(path);
+        // Whoever cannot read it has standard error.
+        let _ = file.and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()));
+    }
+}

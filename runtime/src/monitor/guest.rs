@@ -1,0 +1,111 @@
+//! From a bundle's plan to a created container in a microVM.
+
+use std::path::Path;
+
+use koya_proto::SHARES;
+use koya_proto::v1;
+use koya_proto::v1::root_filesystem::Source;
+use koya_sandbox::network::takeover::{Spare, Taken, take_over};
+use koya_sandbox::network::{Namespace, VmNetwork};
+use koya_sandbox::stdio;
+use koya_sandbox::volumes::{TAG, Volumes};
+use koya_sandbox::{Sandbox, SandboxSpec};
+use rustix::event::{PollFd, PollFlags, poll};
+
+use super::{Guest, share};
+use crate::create::Birth;
+use crate::error::RuntimeError;
+use crate::record::Process;
+
+/// This thread's network namespace, which is the stand-in's.
+const NETWORK: &str = "/proc/self/ns/net";
+
+/// Boots the microVM and creates the container in it. To be called by a thread that lives as long as both shall.
+pub(super) fn create(birth: &Birth) -> Result<Guest, RuntimeError> {
+    let folder = birth.context.store.folder(&birth.record.id);
+    let namespace = Namespace::open(Path::new(NETWORK))?;
+    let taken = take_over(&namespace)?;
+    let mut volumes = Volumes::start(&folder, &birth.plan.volumes, None, &birth.virtiofsd)?;
+    let spec = SandboxSpec {
+        vcpus: birth.plan.size.vcpus,
+        memory_mib: birth.plan.size.memory_mib,
+        disks: Vec::new(),
+        share: Some(volumes.share()),
+        network: network(&birth.record.id, &taken),
+    };
+    let abandoned = || has_left(&birth.creator);
+    let note = |pid| remember(birth, &[pid, volumes.pid(), std::process::id()]);
+    let sandbox = Sandbox::start(
+        &birth.parts,
+        &spec,
+        &folder,
+        &birth.context.store.parts(),
+        abandoned,
+        note,
+    );
+    let sandbox = match sandbox {
+        Ok(sandbox) => sandbox,
+        Err(error) => {
+            // A guest that waits for its files for ever, or does not get to that.
+            volumes.check()?;
+            return Err(error.into());
+        }
+    };
+    let (named, streams) = stdio::open(&sandbox.vsock(), birth.own.wanted())
+        .map_err(RuntimeError::system("connect the streams"))?;
+    let agent = sandbox.agent();
+    agent.create(request(birth, named))?;
+    agent.configure_network(&taken.request(&birth.record.id))?;
+    let outputs = birth.own.connect(streams)?;
+    Ok(Guest {
+        sandbox,
+        volumes,
+        outputs,
+    })
+}
+
+fn network(id: &str, taken: &Taken) -> Option<VmNetwork> {
+    let cards = taken.interfaces.iter().map(|interface| Spare {
+        tap: interface.tap.clone(),
+        mac: interface.mac,
+    });
+    Some(VmNetwork {
+        vm: id.to_owned(),
+        netns: NETWORK.into(),
+        cards: cards.collect(),
+    })
+}
+
+fn request(birth: &Birth, mut stdio: v1::Stdio) -> v1::CreateRequest {
+    // A process whose reader has gone gets to know that.
+    stdio.hang_up = true;
+    let root = v1::RootFilesystem {
+        source: Some(Source::Folder(format!("{SHARES}/{TAG}/0"))),
+        ..Default::default()
+    };
+    v1::CreateRequest {
+        id: birth.record.id.clone(),
+        root: Some(root).into(),
+        config: birth.plan.config.to_string().into_bytes(),
+        stdio: Some(stdio).into(),
+        shares: vec![share(TAG)],
+        ..Default::default()
+    }
+}
+
+/// Writes down who has to go if this process cannot see to it.
+fn remember(birth: &Birth, pids: &[u32]) {
+    // What `create` has added since.
+    if let Ok(mut record) = birth.context.store.load(&birth.record.id) {
+        record.helpers = pids.iter().filter_map(|pid| Process::of(*pid)).collect();
+        // Without it the container runs all the same; only what is left of it is then harder to find.
+        let _ = birth.context.store.save(&record);
+    }
+}
+
+/// Whether nobody waits for the container any more.
+fn has_left(creator: &std::os::unix::net::UnixStream) -> bool {
+    let mut fds = [PollFd::new(creator, PollFlags::RDHUP)];
+    let none = rustix::event::Timespec::default();
+    poll(&mut fds, Some(&none)).is_ok_and(|ready| ready > 0)
+}

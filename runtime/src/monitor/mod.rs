@@ -1,0 +1,223 @@
+//! The process that boots a container's microVM, joins its streams, answers commands, and ends as the container does.
+
+mod guest;
+mod server;
+mod signals;
+
+use std::fs::File;
+use std::io::Read;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::thread::JoinHandle;
+
+use koya_proto::v1;
+use koya_sandbox::Sandbox;
+use koya_sandbox::volumes::Volumes;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use crate::Context;
+use crate::control::send;
+use crate::create::{Birth, Word};
+use crate::error::RuntimeError;
+use crate::record::{Record, Status};
+use crate::streams::Own;
+
+/// As a container ends whose microVM is gone: as if by SIGKILL.
+const KILLED: u8 = 137;
+
+/// What all threads of a monitor have.
+pub struct Monitor {
+    context: Context,
+    record: Mutex<Record>,
+    sandbox: Sandbox,
+    own: Own,
+    /// Held for reading while a command is answered, so that the end waits for it.
+    answering: RwLock<()>,
+    /// Whether the program has been started.
+    started: AtomicBool,
+}
+
+/// The monitor's life; the container's exit code. `go` ends when the stand-in is ready.
+pub fn live(birth: Birth, mut go: File) -> u8 {
+    let _ = rustix::thread::set_name(c"koya-monitor");
+    let _ = go.read_to_end(&mut Vec::new());
+    drop(go);
+    let signals = match signals::take() {
+        Ok(signals) => signals,
+        Err(error) => return refuse(&birth, &error),
+    };
+    match guest::create(&birth) {
+        Ok(Guest {
+            sandbox,
+            volumes,
+            outputs,
+        }) => {
+            let Birth {
+                context,
+                record,
+                own,
+                creator,
+                lock,
+                ..
+            } = birth;
+            // What its creator has added since.
+            let record = context.store.load(&record.id).unwrap_or(record);
+            let monitor = Arc::new(Monitor {
+                context,
+                record: Mutex::new(record),
+                sandbox,
+                own,
+                answering: RwLock::new(()),
+                started: AtomicBool::new(false),
+            });
+            let code = monitor.run(&signals, &creator, outputs, volumes);
+            drop(lock);
+            code
+        }
+        Err(error) => refuse(&birth, &error),
+    }
+}
+
+fn refuse(birth: &Birth, error: &RuntimeError) -> u8 {
+    let _ = send(&birth.creator, &Word::Failed(error.one_line()));
+    1
+}
+
+/// A microVM with a created container in it.
+struct Guest {
+    sandbox: Sandbox,
+    volumes: Volumes,
+    /// End with the container's output.
+    outputs: Vec<JoinHandle<()>>,
+}
+
+impl Monitor {
+    /// Stays until the container has ended; its exit code.
+    fn run(
+        self: &Arc<Self>,
+        signals: &signals::Taken,
+        creator: &std::os::unix::net::UnixStream,
+        outputs: Vec<JoinHandle<()>>,
+        volumes: Volumes,
+    ) -> u8 {
+        if let Err(error) = server::listen(self) {
+            let _ = send(creator, &Word::Failed(error.one_line()));
+            return 1;
+        }
+        signals.pass_on(self);
+        self.watch(volumes.pid());
+        self.set(Status::Created);
+        if send(creator, &Word::Created).is_err() {
+            // Nobody knows of it.
+            return 1;
+        }
+        let _ = creator.shutdown(std::net::Shutdown::Both);
+        let exit = self.sandbox.agent().wait(&self.id().as_str().into(), None);
+        let code = match exit {
+            Ok(exit) => {
+                for output in outputs {
+                    let _ = output.join();
+                }
+                u8::try_from(exit.code).unwrap_or(u8::MAX)
+            }
+            Err(error) => {
+                self.context.log.error(&format!(
+                    "the microVM of container '{}' ended: {error}",
+                    self.id()
+                ));
+                KILLED
+            }
+        };
+        // Whoever started it is told so before it is gone.
+        let _last = self.answering.write().unwrap_or_else(PoisonError::into_inner);
+        self.set(Status::Stopped);
+        self.sandbox.end();
+        drop(volumes);
+        code
+    }
+
+    /// Ends the microVM when the process that serves its files is gone: it would wait for them for ever.
+    fn watch(self: &Arc<Self>, server: u32) {
+        let pid = i32::try_from(server).ok().and_then(Pid::from_raw);
+        let Some(process) = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) else {
+            return;
+        };
+        let monitor = Arc::clone(self);
+        std::thread::spawn(move || {
+            while poll(&mut [PollFd::new(&process, PollFlags::IN)], None) == Err(rustix::io::Errno::INTR) {}
+            monitor.sandbox.end();
+        });
+    }
+
+    fn record(&self) -> MutexGuard<'_, Record> {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn id(&self) -> String {
+        self.record().id.clone()
+    }
+
+    fn status(&self) -> Status {
+        self.record().status
+    }
+
+    /// Remembers where the container is in its life.
+    fn set(&self, status: Status) {
+        let mut record = self.record();
+        record.status = status;
+        if let Err(error) = self.context.store.save(&record) {
+            self.context.log.error(&error.one_line());
+        }
+    }
+
+    /// Sends a signal to the first process, or to all. SIGKILL ends the microVM if the agent does not answer.
+    fn signal(&self, number: u32, all: bool) -> Result<(), RuntimeError> {
+        let id = self.id();
+        let agent = self.sandbox.agent().clone();
+        let kill = number == libc::SIGKILL.cast_unsigned();
+        let agent = match kill {
+            true => agent.with_deadline(PATIENCE),
+            false => agent,
+        };
+        let sent = match all {
+            true => agent.signal_all(&id, number),
+            false => agent.signal(&id.as_str().into(), number),
+        };
+        match sent {
+            Err(error) if kill && error.kind() != Some(koya_proto::error::ErrorKind::ERROR_KIND_STATE) => {
+                self.sandbox.end();
+                Ok(())
+            }
+            sent => Ok(sent?),
+        }
+    }
+
+    /// Tells the guest's terminal the size of this side's.
+    fn resize(&self) {
+        if let Some(slave) = self.own.terminal() {
+            let (rows, columns) = crate::console::size(slave);
+            if (rows, columns) != (0, 0) {
+                let _ = self
+                    .sandbox
+                    .agent()
+                    .resize(&self.id().as_str().into(), rows, columns);
+            }
+        }
+    }
+
+    fn has_started(&self) -> bool {
+        self.started.load(Ordering::SeqCst)
+    }
+}
+
+/// How long an agent may take that is to kill something.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// A share's message.
+fn share(tag: &str) -> v1::Share {
+    v1::Share {
+        tag: tag.to_owned(),
+        ..Default::default()
+    }
+}

@@ -1,0 +1,59 @@
+//! Signals for the container: they arrive at the stand-in, which passes them on to its monitor.
+
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use signal_hook::iterator::Signals;
+
+use super::Monitor;
+use crate::error::RuntimeError;
+use crate::signal;
+
+/// Who gets a signal; nobody until the container is created.
+#[derive(Clone, Default)]
+pub(super) struct Taken(Arc<Mutex<Option<Sender<i32>>>>);
+
+/// Takes this process's signals from now on. Until there is a container, those that end a process end this one, and with
+/// it all that it made.
+pub(super) fn take() -> Result<Taken, RuntimeError> {
+    let taken = Taken::default();
+    let shared = taken.clone();
+    let mut signals = Signals::new(signal::passed_on()).map_err(RuntimeError::system("take signals"))?;
+    thread::spawn(move || {
+        for number in signals.forever() {
+            let receiver = shared.0.lock().unwrap_or_else(PoisonError::into_inner);
+            match &*receiver {
+                Some(receiver) => _ = receiver.send(number),
+                None if matches!(
+                    number,
+                    libc::SIGTERM | libc::SIGINT | libc::SIGQUIT | libc::SIGHUP
+                ) =>
+                {
+                    std::process::exit(number.saturating_add(128));
+                }
+                None => {}
+            }
+        }
+    });
+    Ok(taken)
+}
+
+impl Taken {
+    /// From now on they are the container's. They are told on a thread of their own, because a guest that hangs takes long.
+    pub(super) fn pass_on(&self, monitor: &Arc<Monitor>) {
+        let (sender, receiver) = mpsc::channel::<i32>();
+        let monitor = Arc::clone(monitor);
+        thread::spawn(move || {
+            for number in receiver {
+                if number == libc::SIGWINCH && monitor.own.terminal().is_some() {
+                    monitor.resize();
+                } else if monitor.has_started() || number == libc::SIGTERM {
+                    // One that has ended meanwhile needs none.
+                    let _ = monitor.signal(number.cast_unsigned(), false);
+                }
+            }
+        });
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
+    }
+}

@@ -1,0 +1,132 @@
+//! What is known of a container, as it is kept on disk and as it is told (OCI runtime specification, section "State").
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::path::PathBuf;
+
+use koya_sandbox::bundle::Hooks;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// Where a container is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Its microVM boots.
+    Creating,
+    /// Its program has not been started.
+    Created,
+    /// Its program has been started and has not ended.
+    Running,
+    /// Its processes are frozen.
+    Paused,
+    /// Its program has ended.
+    Stopped,
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Creating => "creating",
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopped => "stopped",
+        })
+    }
+}
+
+/// A process that may have ended, and whose number may be another's by now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Its number.
+    pub pid: u32,
+    /// When it began, in ticks since the host booted.
+    began: u64,
+}
+
+impl Process {
+    /// The one that has this number now.
+    pub fn of(pid: u32) -> Option<Self> {
+        let began = began(pid)?;
+        Some(Self { pid, began })
+    }
+
+    /// Sends it a signal, unless it has ended.
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
+        // Opened before it is looked at, so that it cannot become another's in between.
+        let opened = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+        if let Some(process) = opened
+            && began(self.pid) == Some(self.began)
+        {
+            let _ = pidfd_send_signal(process, signal);
+        }
+    }
+}
+
+/// Field 22 of /proc/PID/stat (proc(5)); the second is a name that may hold anything.
+fn began(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_whitespace().nth(19)?.parse().ok()
+}
+
+/// A container.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Record {
+    /// Version of the specification that its `config.json` names.
+    pub oci_version: String,
+    /// Its id.
+    pub id: String,
+    /// As its monitor saw it last; see [`Store`](crate::store::Store).
+    pub status: Status,
+    /// The process that stands for it on the host.
+    pub process: Option<Process>,
+    /// Those that belong to it beside: monitor, VMM, virtiofsd.
+    pub helpers: Vec<Process>,
+    /// The bundle's folder.
+    pub bundle: PathBuf,
+    /// Its root file system.
+    pub rootfs: PathBuf,
+    /// When it was created, in the form of RFC 3339.
+    pub created: String,
+    /// Who created it.
+    pub owner: u32,
+    /// Those of its `config.json`.
+    pub annotations: BTreeMap<String, String>,
+    /// Programs that want to be told.
+    pub hooks: Hooks,
+    /// Its first process, after which others are modelled.
+    pub first: Value,
+    /// The cgroup that was made for it on the host.
+    pub cgroup: Option<PathBuf>,
+}
+
+impl Record {
+    /// The state as engines and hooks are told it.
+    pub fn state(&self) -> Value {
+        json!({
+            "ociVersion": self.oci_version,
+            "id": self.id,
+            "status": self.status,
+            "pid": self.pid(),
+            "bundle": self.bundle,
+            "rootfs": self.rootfs,
+            "created": self.created,
+            "owner": self.owner.to_string(),
+            "annotations": self.annotations,
+        })
+    }
+
+    /// The process that stands for it; 0 once it has stopped.
+    pub fn pid(&self) -> u32 {
+        match self.status {
+            Status::Stopped => 0,
+            _ => self.process.map_or(0, |process| process.pid),
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! What a bundle asks for and a microVM has no use for: it runs without, and whoever reads the log is told.
+
+use serde_json::Value;
+
+use super::config::Config;
+
+/// Of cgroup v1's network controllers, of RDMA and of cgroup v1's memory there is nothing in a guest, which has its own
+/// processors, too: the host's numbers say nothing there.
+pub(super) const RESOURCES: [&str; 2] = ["network", "rdma"];
+/// Of `memory`.
+pub(super) const MEMORY: [&str; 5] = [
+    "kernel",
+    "kernelTCP",
+    "swappiness",
+    "disableOOMKiller",
+    "useHierarchy",
+];
+/// Of `cpu`.
+pub(super) const CPU: [&str; 4] = ["cpus", "mems", "realtimeRuntime", "realtimePeriod"];
+/// Of `linux`: the host's security module, and its caches.
+pub(super) const LINUX: [&str; 2] = ["mountLabel", "intelRdt"];
+/// An option of engines for tmpfs mounts: such a folder begins empty here.
+pub(super) const COPY_UP: &str = "tmpcopyup";
+
+/// Names of what `config` asks for in vain, from the top.
+pub(super) fn of(config: &Config) -> Vec<String> {
+    let linux = config.get("linux");
+    let resources = linux.and_then(|linux| linux.get("resources"));
+    let part = |name: &str| resources.and_then(|resources| resources.get(name));
+    let places: [(&str, Option<&Value>, &[&str]); 4] = [
+        ("linux.", linux, &LINUX),
+        ("linux.resources.", resources, &RESOURCES),
+        ("linux.resources.memory.", part("memory"), &MEMORY),
+        ("linux.resources.cpu.", part("cpu"), &CPU),
+    ];
+    let mut found = Vec::new();
+    for (path, object, names) in places {
+        let wanted = |name: &&&str| {
+            object
+                .and_then(|object| object.get(**name))
+                .is_some_and(says_something)
+        };
+        found.extend(names.iter().filter(wanted).map(|name| format!("{path}{name}")));
+    }
+    let mounts = config.get("mounts").and_then(Value::as_array);
+    for mount in mounts.into_iter().flatten() {
+        let options = mount.get("options").and_then(Value::as_array);
+        if options.is_some_and(|options| options.iter().any(|option| option == COPY_UP)) {
+            let destination = mount.get("destination").and_then(Value::as_str).unwrap_or("?");
+            found.push(format!("{COPY_UP} of the mount at {destination:?}"));
+        }
+    }
+    found
+}
+
+/// Engines write out much that nobody has asked for.
+fn says_something(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => false,
+        Value::Bool(true) => true,
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        Value::String(text) => !text.is_empty(),
+        Value::Array(list) => !list.is_empty(),
+        Value::Object(fields) => fields.values().any(says_something),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_is_asked_for_in_vain_is_named_and_defaults_are_not() {
+        let config = json!({
+            "linux": {
+                "mountLabel": "",
+                "resources": {
+                    "cpu": { "cpus": "0-1", "shares": 512, "mems": "" },
+                    "memory": { "limit": 1 << 29, "disableOOMKiller": false, "swappiness": 60 },
+                    "network": { "classID": 0 },
+                    "rdma": { "mlx5_1": { "hcaHandles": 3 } },
+                },
+            },
+            "mounts": [
+                { "destination": "/run", "type": "tmpfs", "options": ["rw", "tmpcopyup"] },
+                { "destination": "/tmp", "type": "tmpfs", "options": ["rw"] },
+            ],
+        });
+        let found = of(config.as_object().unwrap());
+        assert_eq!(
+            found,
+            [
+                "linux.resources.rdma",
+                "linux.resources.memory.swappiness",
+                "linux.resources.cpu.cpus",
+                "tmpcopyup of the mount at \"/run\"",
+            ]
+        );
+    }
+}

@@ -1,0 +1,207 @@
+//! An OCI bundle of the host, turned into what a microVM and the agent in it get.
+//!
+//! ```text
+//!  config.json ─┬─ root, bind mounts ──► volumes of the host (virtiofsd) ──► bind mounts of guest paths
+//!               ├─ namespaces ─────────► the network to take over; everything else is the guest's own
+//!               ├─ resources ──────────► size of the microVM, and limits in the guest
+//!               ├─ hooks ──────────────► run on the host
+//!               └─ process, the rest ──► as it is
+//! ```
+//!
+//! What names something of the host that a guest cannot have is refused with the reason, never passed on and never left
+//! out silently where somebody would miss it. A path of the host is served as files; what it holds is never taken for a
+//! disk.
+
+mod config;
+mod devices;
+mod hooks;
+mod left_out;
+mod mounts;
+mod namespaces;
+mod places;
+mod process;
+mod resources;
+mod size;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+pub use hooks::{Hook, Hooks};
+pub use namespaces::Network;
+pub use process::exec_process;
+pub use resources::for_update;
+pub use size::Size;
+
+use crate::volumes::Volume;
+
+/// Largest `config.json` that is read: what the agent takes, and room for what stays on the host.
+const MAX_CONFIG: u64 = 4 << 20;
+
+/// A bundle cannot be run in a microVM.
+#[derive(Debug, thiserror::Error)]
+pub enum BundleError {
+    /// `config.json` cannot be read.
+    #[error("cannot read {path:?}")]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is larger than anybody writes.
+    #[error("{path:?} has {bytes} bytes; at most {MAX_CONFIG} are read")]
+    TooLarge {
+        /// Which file.
+        path: PathBuf,
+        /// How large it is.
+        bytes: u64,
+    },
+    /// It is no JSON.
+    #[error("{path:?} is not JSON")]
+    Json {
+        /// Which file.
+        path: PathBuf,
+        /// Where and why.
+        source: serde_json::Error,
+    },
+    /// It was written for a specification that is not known.
+    #[error("config.json: ociVersion is {0:?}; versions 1.0 to 1.2 are understood")]
+    Version(String),
+    /// Something that has to be there is not, or has another type.
+    #[error("config.json: {field} is {found}; want {wanted}")]
+    Field {
+        /// Its name, from the top.
+        field: String,
+        /// What is there.
+        found: &'static str,
+        /// What would be right.
+        wanted: &'static str,
+    },
+    /// The root file system is not there.
+    #[error("config.json: root.path {path:?} cannot be used")]
+    Root {
+        /// Where it was to be.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// What a mount wants to show of the host is not there.
+    #[error("config.json: the mount at {destination:?} wants {path:?}, which cannot be used")]
+    MountSource {
+        /// Where in the container.
+        destination: String,
+        /// Which path of the host.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A place for a mount cannot be made.
+    #[error("cannot make {path:?} in the root file system, where something is to be mounted")]
+    Place {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Something of the host that a guest cannot have.
+    #[error("config.json: {what}: {reason}")]
+    Unsupported {
+        /// What was asked for.
+        what: String,
+        /// Why it cannot be had, and what can.
+        reason: &'static str,
+    },
+    /// Namespaces that would not be separate from the host.
+    #[error("config.json: linux.namespaces has no {kind}: {reason}")]
+    HostNamespace {
+        /// Which kind.
+        kind: &'static str,
+        /// Why it is refused.
+        reason: &'static str,
+    },
+}
+
+/// What a bundle becomes.
+#[derive(Debug)]
+pub struct Plan {
+    /// The bundle's folder.
+    pub bundle: PathBuf,
+    /// The root file system, on the host.
+    pub root: PathBuf,
+    /// `config.json` for the agent.
+    pub config: Value,
+    /// What is served to the guest. The first is the root file system.
+    pub volumes: Vec<Volume>,
+    /// On what something is mounted.
+    places: Vec<places::Place>,
+    /// Where the container's network comes from.
+    pub network: Network,
+    /// How large the microVM is.
+    pub size: Size,
+    /// Programs of the host that want to be told.
+    pub hooks: Hooks,
+    /// Whether the first process has a terminal.
+    pub terminal: bool,
+    /// Of the bundle, as state answers have them.
+    pub annotations: BTreeMap<String, String>,
+    /// The version that `config.json` names.
+    pub version: String,
+    /// What is asked for in vain: a guest has nothing of the kind, and the container runs without.
+    pub left_out: Vec<String>,
+    /// The cgroup of the host that was prepared for the container.
+    pub cgroup: Option<String>,
+}
+
+impl Plan {
+    /// Reads the bundle in `folder`, and checks what can be known without a guest.
+    ///
+    /// # Errors
+    /// [`BundleError`]
+    pub fn read(folder: &Path) -> Result<Self, BundleError> {
+        let config = config::read(&folder.join("config.json"))?;
+        Self::of(folder, config)
+    }
+
+    /// Makes the places in the root file system on which something is mounted, as far as they are not there.
+    ///
+    /// # Errors
+    /// [`BundleError::Place`]
+    pub fn make_places(&self) -> Result<(), BundleError> {
+        places::make(&self.root, &self.places).map_err(|(path, source)| BundleError::Place { path, source })
+    }
+
+    fn of(folder: &Path, mut config: config::Config) -> Result<Self, BundleError> {
+        let version = config::version(&config)?;
+        let left_out = left_out::of(&config);
+        let terminal = process::check(&mut config)?;
+        let (root, read_only) = mounts::root(folder, &config)?;
+        let network = namespaces::translate(&mut config)?;
+        let size = Size::of(&config)?;
+        resources::translate(&mut config)?;
+        devices::translate(&mut config)?;
+        let (volumes, places) = mounts::translate(folder, &root, read_only, &mut config)?;
+        let hooks = hooks::take(&mut config)?;
+        let annotations = config::annotations(&mut config)?;
+        let cgroup = config::tidy(&mut config);
+        Ok(Self {
+            bundle: folder.to_owned(),
+            root,
+            config: Value::Object(config),
+            volumes,
+            places,
+            network,
+            size,
+            hooks,
+            terminal,
+            annotations,
+            version,
+            left_out,
+            cgroup,
+        })
+    }
+}

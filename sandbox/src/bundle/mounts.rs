@@ -1,0 +1,195 @@
+//! The root file system and mounts: paths of the host become volumes, file systems of the kernel stay what they are.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use koya_proto::SHARES;
+use rustix::fs::{StatVfs, statvfs};
+use serde_json::{Value, json};
+
+use super::BundleError;
+use super::config::{Config, list, wrong};
+use super::left_out::COPY_UP;
+use super::places::Place;
+use crate::volumes::{TAG, Volume};
+
+/// File systems that a guest's kernel makes by itself.
+const OWN: [&str; 8] = [
+    "proc",
+    "sysfs",
+    "tmpfs",
+    "devpts",
+    "mqueue",
+    "cgroup",
+    "cgroup2",
+    "hugetlbfs",
+];
+/// Where memory is shared between the processes of a container.
+const SHM: &str = "/dev/shm";
+
+/// The root file system's folder on the host, and whether it refuses writes.
+pub(super) fn root(bundle: &Path, config: &Config) -> Result<(PathBuf, bool), BundleError> {
+    let root = config.get("root");
+    let object = root
+        .and_then(Value::as_object)
+        .ok_or_else(|| wrong("root", root, "an object"))?;
+    let path = object.get("path");
+    let text = path.and_then(Value::as_str).filter(|path| !path.is_empty());
+    let text = text.ok_or_else(|| wrong("root.path", path, "the root file system's folder"))?;
+    let wanted = bundle.join(text);
+    let failed = |source| BundleError::Root {
+        path: wanted.clone(),
+        source,
+    };
+    let found = fs::canonicalize(&wanted).map_err(failed)?;
+    if !found.is_dir() {
+        return Err(failed(io::ErrorKind::NotADirectory.into()));
+    }
+    let read_only = match object.get("readonly") {
+        None | Some(Value::Null) => false,
+        Some(Value::Bool(read_only)) => *read_only,
+        other => return Err(wrong("root.readonly", other, "true or false")),
+    };
+    Ok((found, read_only))
+}
+
+/// Replaces sources on the host by paths of the guest; what has to be served for that, the root first; and
+/// on what it is mounted.
+pub(super) fn translate(
+    bundle: &Path,
+    root: &Path,
+    read_only: bool,
+    config: &mut Config,
+) -> Result<(Vec<Volume>, Vec<Place>), BundleError> {
+    let mut volumes = vec![Volume {
+        source: root.to_owned(),
+        target: "/".to_owned(),
+        read_only,
+        named: false,
+    }];
+    let (mut mounts, mut places) = (Vec::new(), Vec::new());
+    for mount in list(config, "mounts", "mounts")? {
+        let known = volumes.len();
+        let mount = one(bundle, mount, &mut volumes)?;
+        let served = volumes.get(known);
+        let path = mount.get("destination").and_then(Value::as_str).unwrap_or("/");
+        places.push(Place {
+            path: path.to_owned(),
+            is_file: served.is_some_and(|volume| volume.source.is_file()),
+        });
+        mounts.push(mount);
+    }
+    config.insert("mounts".to_owned(), Value::Array(mounts));
+    Ok((volumes, places))
+}
+
+fn one(bundle: &Path, mount: &Config, volumes: &mut Vec<Volume>) -> Result<Value, BundleError> {
+    let text = |name: &str| mount.get(name).and_then(Value::as_str).unwrap_or_default();
+    let destination = mount.get("destination");
+    let destination = destination
+        .and_then(Value::as_str)
+        // Relative ones are from times before 1.0, and are read as engines read them.
+        .map(|path| format!("/{}", path.trim_start_matches('/')))
+        .ok_or_else(|| wrong("mounts[].destination", destination, "an absolute path"))?;
+    let options: Vec<&str> = match mount.get("options") {
+        None | Some(Value::Null) => Vec::new(),
+        Some(Value::Array(options)) => options.iter().filter_map(Value::as_str).collect(),
+        other => return Err(wrong("mounts[].options", other, "a list of texts")),
+    };
+    let kind = text("type");
+    let binds = options.iter().any(|option| matches!(*option, "bind" | "rbind"));
+    if kind != "bind" && !binds {
+        return match OWN.contains(&kind) {
+            true => Ok(own(mount, &destination, kind)),
+            false => Err(BundleError::Unsupported {
+                what: format!("the mount at {destination:?} has type {kind:?}"),
+                reason: "the guest mounts proc, sysfs, tmpfs, devpts, mqueue, cgroup and hugetlbfs; mount others on the host, \
+                         and bind the folder",
+            }),
+        };
+    }
+    let source = bundle.join(text("source"));
+    if mount.contains_key("uidMappings") || options.iter().any(|option| option.ends_with("idmap")) {
+        return Err(BundleError::Unsupported {
+            what: format!("the mount at {destination:?} is idmapped"),
+            reason: "owners are not shifted on the way into a guest; change them on the host",
+        });
+    }
+    if destination == SHM {
+        return Ok(shared_memory(&source, &options));
+    }
+    let read_only = options
+        .iter()
+        .rev()
+        .find(|option| matches!(**option, "ro" | "rro" | "rw"));
+    let read_only = read_only.is_some_and(|option| *option != "rw");
+    let volume = Volume {
+        source: served(&source, &destination)?,
+        target: destination.clone(),
+        read_only,
+        named: false,
+    };
+    let number = volumes.len();
+    volumes.push(volume);
+    // Propagation ends at the guest, where nobody else mounts anything.
+    let mut kept: Vec<&str> = options.into_iter().filter(|option| *option != "bind").collect();
+    kept.push("rbind");
+    kept.dedup();
+    Ok(json!({
+        "destination": destination,
+        "type": "bind",
+        "source": format!("{SHARES}/{TAG}/{number}"),
+        "options": kept,
+    }))
+}
+
+/// What virtio-fs can serve: files and folders.
+fn served(source: &Path, destination: &str) -> Result<PathBuf, BundleError> {
+    let failed = |source_error| BundleError::MountSource {
+        destination: destination.to_owned(),
+        path: source.to_owned(),
+        source: source_error,
+    };
+    let found = fs::canonicalize(source).map_err(failed)?;
+    let kind = fs::metadata(&found).map_err(failed)?.file_type();
+    if kind.is_file() || kind.is_dir() {
+        return Ok(found);
+    }
+    Err(BundleError::Unsupported {
+        what: format!("the mount at {destination:?} wants {source:?}"),
+        reason: "it is a socket, pipe or device of the host, and only files and folders can be shared with a guest",
+    })
+}
+
+/// A file system of the guest's kernel.
+fn own(mount: &Config, destination: &str, kind: &str) -> Value {
+    let mut mount = mount.clone();
+    mount.insert("destination".to_owned(), destination.into());
+    // cgroup v2 is what the guest has, under the name that everybody uses for both.
+    let kind = if kind == "cgroup2" { "cgroup" } else { kind };
+    mount.insert("type".to_owned(), kind.into());
+    if let Some(options) = mount.get_mut("options").and_then(Value::as_array_mut) {
+        options.retain(|option| option != COPY_UP);
+    }
+    Value::Object(mount)
+}
+
+/// Memory cannot be shared with the host's processes: the guest has its own, as large as the host's would have been.
+fn shared_memory(source: &Path, options: &[&str]) -> Value {
+    let size = statvfs(source).ok().and_then(bytes).unwrap_or(64 << 20);
+    let mut kept: Vec<String> = options
+        .iter()
+        .filter(|option| matches!(**option, "nosuid" | "noexec" | "nodev" | "ro" | "rw"))
+        .map(|option| (*option).to_owned())
+        .collect();
+    kept.extend(["mode=1777".to_owned(), format!("size={size}")]);
+    json!({ "destination": SHM, "type": "tmpfs", "source": "shm", "options": kept })
+}
+
+/// The size of a file system that somebody made for this; a whole disk, or none, is no answer.
+fn bytes(found: StatVfs) -> Option<u64> {
+    const MOST: u64 = 1 << 40;
+    let bytes = found.f_blocks.checked_mul(found.f_frsize)?;
+    (bytes > 0 && bytes < MOST).then_some(bytes)
+}

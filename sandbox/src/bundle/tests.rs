@@ -1,0 +1,246 @@
+use std::fs;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use serde_json::{Value, json};
+
+use super::*;
+
+/// A bundle's folder, gone with the test.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("koya-bundle-{}-{count}", std::process::id()));
+        fs::create_dir_all(path.join("rootfs")).unwrap();
+        Self(fs::canonicalize(path).unwrap())
+    }
+
+    fn plan(&self, change: impl FnOnce(&mut Value)) -> Result<Plan, BundleError> {
+        let mut config = good();
+        change(&mut config);
+        fs::write(self.0.join("config.json"), config.to_string()).unwrap();
+        Plan::read(&self.0)
+    }
+
+    fn refusal(&self, change: impl FnOnce(&mut Value)) -> String {
+        self.plan(change).unwrap_err().to_string()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn good() -> Value {
+    json!({
+        "ociVersion": "1.0.2-dev",
+        "process": {
+            "args": ["sh"], "cwd": "/", "user": { "uid": 0, "gid": 0 },
+            "apparmorProfile": "host", "selinuxLabel": "a:b:c",
+        },
+        "root": { "path": "rootfs" },
+        "hostname": "box",
+        "mounts": [{ "destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid"] }],
+        "annotations": { "dev.koya.system": "true", "org.other": "x" },
+        "hooks": { "prestart": null, "poststop": [{ "path": "/bin/true", "args": ["true"] }] },
+        "linux": {
+            "cgroupsPath": "/libpod/x",
+            "resources": { "cpu": { "cpus": "0-7", "quota": 150_000, "period": 100_000 }, "memory": { "limit": 1 << 30 } },
+            "namespaces": [
+                { "type": "pid" }, { "type": "mount" }, { "type": "uts" }, { "type": "ipc" },
+                { "type": "network", "path": "/run/netns/web" },
+            ],
+        },
+    })
+}
+
+#[test]
+fn the_guest_gets_what_is_its_own_and_the_host_keeps_the_rest() {
+    let folder = Folder::new();
+    let plan = folder.plan(|_| ()).unwrap();
+    assert_eq!(plan.root, folder.0.join("rootfs"));
+    assert_eq!(plan.network, Network::Of("/run/netns/web".into()));
+    assert_eq!((plan.size.vcpus, plan.size.memory_mib), (2, 1024 + 96));
+    assert_eq!(plan.cgroup.as_deref(), Some("/libpod/x"));
+    assert_eq!(plan.hooks.poststop[0].path, Path::new("/bin/true"));
+    assert_eq!(plan.annotations["org.other"], "x");
+    assert!(!plan.terminal);
+    assert_eq!(plan.volumes.len(), 1);
+    let config = &plan.config;
+    assert_eq!(config["annotations"], json!({ "dev.koya.system": "true" }));
+    for gone in [
+        "hooks",
+        "/linux/cgroupsPath",
+        "/process/apparmorProfile",
+        "/process/selinuxLabel",
+    ] {
+        assert_eq!(config.pointer(gone).or_else(|| config.get(gone)), None, "{gone}");
+    }
+    // The host's processors say nothing about the guest's.
+    assert_eq!(config["linux"]["resources"]["cpu"].get("cpus"), None);
+    let kinds: Vec<_> = config["linux"]["namespaces"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| (entry["type"].as_str().unwrap(), entry.get("path")))
+        .collect();
+    for kind in ["pid", "network", "ipc", "uts", "mount", "cgroup"] {
+        assert!(kinds.contains(&(kind, None)), "{kind}: {kinds:?}");
+    }
+}
+
+#[test]
+fn paths_of_the_host_become_volumes() {
+    let folder = Folder::new();
+    fs::create_dir(folder.0.join("data")).unwrap();
+    fs::write(folder.0.join("hosts"), "").unwrap();
+    let data = folder.0.join("data");
+    let plan = folder
+        .plan(|config| {
+            let mounts = config["mounts"].as_array_mut().unwrap();
+            mounts.push(json!({ "destination": "/data", "type": "bind", "source": data, "options": ["rbind", "ro", "rprivate"] }));
+            // Relative sources are below the bundle.
+            mounts.push(json!({ "destination": "etc/hosts", "type": "none", "source": "hosts", "options": ["bind"] }));
+            mounts.push(json!({ "destination": "/dev/shm", "type": "bind", "source": "/dev/shm", "options": ["bind", "nosuid"] }));
+            mounts.push(json!({ "destination": "/t", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup", "size=1m"] }));
+        })
+        .unwrap();
+    let served: Vec<_> = plan
+        .volumes
+        .iter()
+        .map(|volume| (volume.source.clone(), volume.target.as_str(), volume.read_only))
+        .collect();
+    let rootfs = folder.0.join("rootfs");
+    let wanted = [
+        (rootfs, "/", false),
+        (folder.0.join("data"), "/data", true),
+        (folder.0.join("hosts"), "/etc/hosts", false),
+    ];
+    assert_eq!(served, wanted);
+    let mounts = plan.config["mounts"].as_array().unwrap();
+    assert_eq!(mounts[1]["source"], "/run/koya/shares/volumes/1");
+    assert_eq!(mounts[2]["source"], "/run/koya/shares/volumes/2");
+    assert_eq!(mounts[2]["type"], "bind");
+    assert_eq!(mounts[3]["type"], "tmpfs");
+    assert_eq!(mounts[4]["options"], json!(["size=1m"]));
+}
+
+#[test]
+fn what_a_guest_cannot_have_is_refused_with_the_reason() {
+    let folder = Folder::new();
+    let without = |kind: &'static str| {
+        move |config: &mut Value| {
+            let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
+            namespaces.retain(|entry| entry["type"] != kind);
+        }
+    };
+    assert!(folder.refusal(without("network")).contains("--network host"));
+    assert!(folder.refusal(without("pid")).contains("--pid host"));
+    let error = folder.refusal(|config| config["linux"]["namespaces"][3]["path"] = "/proc/7/ns/ipc".into());
+    assert!(error.contains("ipc namespace \"/proc/7/ns/ipc\""), "{error}");
+    let socket = folder.0.join("socket");
+    let _listener = UnixListener::bind(&socket).unwrap();
+    let bind = |source: &Path| json!([{ "destination": "/x", "type": "bind", "source": source, "options": ["rbind"] }]);
+    for (source, wanted) in [
+        (socket.as_path(), "only files and folders"),
+        (Path::new("/dev/null"), "only files and folders"),
+        (Path::new("/no/such/path"), "/no/such/path"),
+    ] {
+        let error = folder.refusal(|config| config["mounts"] = bind(source));
+        assert!(error.contains("\"/x\"") && error.contains(wanted), "{error}");
+    }
+    let error = folder.refusal(|config| {
+        config["mounts"] = json!([{ "destination": "/x", "type": "ext4", "source": "/dev/sda1" }]);
+    });
+    assert!(error.contains("\"ext4\""), "{error}");
+    let error = folder.refusal(|config| {
+        config["linux"]["resources"]["blockIO"] =
+            json!({ "throttleReadBpsDevice": [{ "major": 8, "minor": 0, "rate": 1 }] });
+    });
+    assert!(error.contains("throttleReadBpsDevice"), "{error}");
+    let error = folder.refusal(|config| {
+        config["hooks"] = json!({ "startContainer": [{ "path": "/bin/x" }] });
+    });
+    assert!(error.contains("startContainer"), "{error}");
+}
+
+#[test]
+fn devices_are_the_guests_and_never_the_hosts() {
+    let folder = Folder::new();
+    let disk = json!({ "path": "/dev/sda", "type": "b", "major": 8, "minor": 0 });
+    let fuse = json!({ "path": "/dev/fuse", "type": "c", "major": 10, "minor": 229 });
+    let error = folder.refusal(|config| config["linux"]["devices"] = json!([disk]));
+    assert!(error.contains("\"/dev/sda\""), "{error}");
+    // Rules that refuse everything leave what every container has.
+    let plan = folder.plan(|config| {
+        config["linux"]["resources"]["devices"] = json!([{ "allow": false, "access": "rwm" }]);
+    });
+    let rules = &plan.unwrap().config["linux"]["resources"]["devices"];
+    let null = json!({ "allow": true, "type": "c", "major": 1, "minor": 3, "access": "rwm" });
+    let rules = rules.as_array().unwrap();
+    assert_eq!(rules[0], json!({ "allow": false, "access": "rwm" }));
+    assert!(rules.contains(&null), "{rules:?}");
+    // What --privileged makes of a host.
+    let plan = folder.plan(|config| {
+        config["linux"]["devices"] = json!([disk, fuse]);
+        config["linux"]["resources"]["devices"] = json!([{ "allow": true, "access": "rwm" }]);
+    });
+    assert_eq!(plan.unwrap().config["linux"]["devices"], json!([fuse]));
+}
+
+#[test]
+fn malformed_configurations_are_told_by_their_fields() {
+    let folder = Folder::new();
+    for (pointer, value, wanted) in [
+        ("/ociVersion", json!("2.0.0"), "\"2.0.0\""),
+        ("/ociVersion", json!(1), "ociVersion is a number"),
+        ("/process", Value::Null, "process is null"),
+        ("/process/args", json!([]), "process.args"),
+        ("/process/cwd", json!("tmp"), "process.cwd"),
+        ("/root", json!({}), "root.path is missing"),
+        ("/root/path", json!("nowhere"), "nowhere"),
+        ("/mounts", json!({}), "mounts is an object"),
+        ("/mounts", json!([1]), "mounts is a number"),
+        ("/linux", json!([]), "linux is a list"),
+        ("/linux/namespaces", json!([{ "type": "moon" }]), "pid, network"),
+        ("/annotations", json!({ "a": 1 }), "annotations is a number"),
+        (
+            "/hooks",
+            json!({ "prestart": [{ "path": "relative" }] }),
+            "absolute path",
+        ),
+    ] {
+        let error = folder.refusal(|config| *config.pointer_mut(pointer).unwrap() = value.clone());
+        assert!(error.contains(wanted), "{pointer} {value}: {error}");
+    }
+    fs::write(folder.0.join("config.json"), "{").unwrap();
+    assert!(matches!(Plan::read(&folder.0), Err(BundleError::Json { .. })));
+    fs::remove_file(folder.0.join("config.json")).unwrap();
+    assert!(matches!(Plan::read(&folder.0), Err(BundleError::Read { .. })));
+}
+
+#[test]
+fn annotations_size_a_microvm_within_reason() {
+    let folder = Folder::new();
+    let sized = |name: &str, value: &str| folder.plan(|config| config["annotations"][name] = value.into());
+    assert_eq!(sized("dev.koya.vcpus", "4").unwrap().size.vcpus, 4);
+    assert_eq!(sized("dev.koya.memory-mib", "256").unwrap().size.memory_mib, 256);
+    for (name, value) in [
+        ("dev.koya.vcpus", "0"),
+        ("dev.koya.vcpus", "33"),
+        ("dev.koya.memory-mib", "1"),
+        ("dev.koya.memory-mib", "lots"),
+    ] {
+        let error = sized(name, value).unwrap_err().to_string();
+        assert!(error.contains(name), "{error}");
+    }
+    // A limit that no host could give, as engines write for none.
+    let plan = folder.plan(|config| config["linux"]["resources"]["memory"]["limit"] = i64::MAX.into());
+    assert_eq!(plan.unwrap().size.memory_mib, 512);
+}

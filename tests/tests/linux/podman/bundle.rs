@@ -1,0 +1,166 @@
+//! `koya-runtime` by itself, as the OCI runtime specification describes it.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+
+use super::{Podman, Said, until};
+
+/// A bundle, and a folder of states.
+struct Bench<'a> {
+    user: &'a Podman,
+}
+
+impl Bench<'_> {
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.user.home.path(name)
+    }
+
+    /// Runs the runtime to its end. Its output goes to files: a container that it leaves running has it as well.
+    fn does(&self, words: &[&str]) -> Said {
+        let (out, errors) = (self.path("out"), self.path("errors"));
+        let file = |path: &Path| Stdio::from(fs::File::create(path).unwrap());
+        let status = Command::new(self.user.runtime())
+            .arg("--root")
+            .arg(self.path("states"))
+            .arg("--log")
+            .arg(self.path("log"))
+            .args(["--log-format", "json"])
+            .args(words)
+            .current_dir(self.path("bundle"))
+            .stdin(Stdio::null())
+            .stdout(file(&out))
+            .stderr(file(&errors))
+            .status()
+            .unwrap();
+        Said {
+            out: fs::read_to_string(out).unwrap(),
+            errors: fs::read_to_string(errors).unwrap(),
+            code: status.code(),
+        }
+    }
+
+    fn done(&self, words: &[&str]) -> String {
+        let said = self.does(words);
+        assert_eq!((said.errors.as_str(), said.code), ("", Some(0)), "{words:?}");
+        said.out
+    }
+
+    /// What is refused is told on standard error, and the same in the log.
+    fn refused(&self, words: &[&str], wanted: &str) {
+        let _ = fs::remove_file(self.path("log"));
+        let said = self.does(words);
+        assert_ne!(said.code, Some(0), "{words:?}");
+        assert!(
+            said.errors.contains(wanted) && said.errors.lines().count() == 1,
+            "{words:?}: {said:?}"
+        );
+        let log = fs::read_to_string(self.path("log")).unwrap();
+        let line: Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
+        assert_eq!(
+            (&line["level"], &line["msg"]),
+            (&json!("error"), &json!(said.errors.trim()))
+        );
+    }
+
+    fn state(&self) -> Value {
+        serde_json::from_str(&self.done(&["state", "web"])).unwrap()
+    }
+}
+
+#[test]
+fn a_bundle_lives_as_the_specification_says() {
+    let user = Podman::new();
+    let bench = Bench { user: &user };
+    fs::create_dir(bench.path("bundle")).unwrap();
+    bench.done(&["spec"]);
+    bench.refused(&["spec"], "config.json");
+    let config = bench.path("bundle").join("config.json");
+    let mut spec: Value = serde_json::from_str(&fs::read_to_string(&config).unwrap()).unwrap();
+    spec["root"]["path"] = bench.user.root().to_str().unwrap().into();
+    spec["process"]["terminal"] = false.into();
+    spec["process"]["args"] = json!([
+        "sh",
+        "-c",
+        "trap 'exit 6' TERM; echo begun; while :; do sleep 1; done"
+    ]);
+    spec["annotations"] = json!({ "org.example": "kept" });
+    let story = bench.path("story");
+    let hook = |kind: &str| {
+        let script = format!(
+            "echo {kind} $(grep -o '\"status\":\"[a-z]*\"') >> {}",
+            story.display()
+        );
+        json!([{ "path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/usr/bin:/bin"] }])
+    };
+    let kinds = [
+        "prestart",
+        "createRuntime",
+        "createContainer",
+        "poststart",
+        "poststop",
+    ];
+    spec["hooks"] = kinds
+        .iter()
+        .map(|kind| ((*kind).to_owned(), hook(kind)))
+        .collect();
+    fs::write(&config, spec.to_string()).unwrap();
+
+    bench.refused(&["state", "web"], "container 'web' does not exist");
+    bench.refused(&["create", "a/b"], "no container id");
+    bench.refused(
+        &["create", "--bundle", "/no/such/bundle", "web"],
+        "/no/such/bundle",
+    );
+    let pid_file = bench.path("pid");
+    bench.done(&["create", "--pid-file", pid_file.to_str().unwrap(), "web"]);
+    let state = bench.state();
+    assert_eq!(state["pid"].to_string(), fs::read_to_string(&pid_file).unwrap());
+    assert_eq!(
+        (&state["status"], &state["id"]),
+        (&json!("created"), &json!("web"))
+    );
+    assert_eq!(state["annotations"], json!({ "org.example": "kept" }));
+    assert_eq!(state["bundle"], json!(bench.path("bundle")));
+    bench.refused(&["create", "web"], "already exists");
+    bench.refused(&["exec", "web", "true"], "only a running one");
+    bench.refused(&["pause", "web"], "only a running one");
+    bench.done(&["start", "web"]);
+    bench.refused(&["start", "web"], "only a created one");
+    assert_eq!(bench.state()["status"], "running");
+    bench.refused(&["delete", "web"], "only a stopped one");
+    bench.refused(&["kill", "web", "NONSENSE"], "no signal");
+    assert_eq!(
+        bench
+            .does(&["exec", "--env", "B=2", "web", "sh", "-c", "echo $B; exit 4"])
+            .code,
+        Some(4)
+    );
+    assert_eq!(bench.does(&["exec", "web", "nosuch"]).code, Some(127));
+    bench.done(&["pause", "web"]);
+    assert_eq!(bench.state()["status"], "paused");
+    bench.done(&["resume", "web"]);
+    bench.done(&["update", "--pids-limit", "77", "web"]);
+    let events: Value = serde_json::from_str(&bench.done(&["events", "--stats", "web"])).unwrap();
+    assert_eq!(events["data"]["pids"]["limit"], 77);
+    assert!(bench.done(&["list"]).contains("running"));
+    bench.done(&["kill", "web", "TERM"]);
+    until("it does not stop", || bench.state()["status"] == "stopped");
+    assert_eq!(bench.state()["pid"], 0);
+    bench.refused(&["kill", "web", "TERM"], "is stopped");
+    bench.done(&["delete", "web"]);
+    bench.refused(&["delete", "web"], "does not exist");
+    bench.done(&["delete", "--force", "web"]);
+    let wanted = "prestart \"status\":\"creating\"\ncreateRuntime \"status\":\"creating\"\n\
+                  createContainer \"status\":\"creating\"\npoststart \"status\":\"running\"\npoststop \"status\":\"stopped\"\n";
+    assert_eq!(fs::read_to_string(&story).unwrap(), wanted);
+
+    // A hook that fails ends the creation, and nothing is left.
+    spec["hooks"]["createRuntime"] =
+        json!([{ "path": "/bin/sh", "args": ["sh", "-c", "echo no luck >&2; exit 1"] }]);
+    fs::write(&config, spec.to_string()).unwrap();
+    bench.refused(&["create", "web"], "no luck");
+    bench.refused(&["state", "web"], "does not exist");
+}
