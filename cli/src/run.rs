@@ -6,11 +6,12 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use koya_image::Image;
 use koya_sandbox::monitor::{self, Connection, Program};
-use koya_sandbox::state::{Container, NewContainer, Place, Records};
+use koya_sandbox::state::{Container, NewContainer, Place, Records, Status};
 use koya_sandbox::timeline::{Mark, Timeline};
 
 use crate::args::{AttachArgs, RunArgs, StartArgs};
@@ -25,6 +26,10 @@ use crate::table::Table;
 
 /// How long a monitor may take to give up a microVM that boots.
 const GIVING_UP: Duration = Duration::from_secs(10);
+/// How long a start of somebody else's may take: a boot, on a slow host.
+const SETTLING: Duration = Duration::from_secs(60);
+/// Between two looks at it.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// `koya run`
 ///
@@ -107,7 +112,7 @@ pub fn start_again(args: &StartArgs) -> Result<ExitCode, CliError> {
         let [name] = args.containers.as_slice() else {
             return Err(CliError::AttachToOne);
         };
-        let container = records.find(name)?;
+        let container = settled(&records, records.find(name)?);
         let attachment = Attachment {
             interactive: args.interactive,
             tty: container.settings.spec.process.terminal,
@@ -121,11 +126,25 @@ pub fn start_again(args: &StartArgs) -> Result<ExitCode, CliError> {
         return follow(&records, &container, connection, attachment, &relay);
     }
     lifecycle::each(&args.containers, |records, container| {
+        let container = settled(records, container.clone());
         if container.is_active() {
             return Ok(());
         }
-        start_detached(records, container)
+        start_detached(records, &container)
     })
+}
+
+/// A container that somebody else is starting, or has just given up, when that is over.
+fn settled(records: &Records, mut container: Container) -> Container {
+    let begun = Instant::now();
+    while container.status == Status::Creating && begun.elapsed() < SETTLING {
+        thread::sleep(PAUSE);
+        match records.look(&container.id) {
+            Some(now) => container = now,
+            None => break,
+        }
+    }
+    container
 }
 
 /// Starts a container and leaves it running.

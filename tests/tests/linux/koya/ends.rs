@@ -6,6 +6,8 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use super::{PATIENCE, User, await_line, ended, is_empty, told, until};
 use crate::support::succeed;
 
@@ -79,13 +81,15 @@ fn an_interrupt_while_it_starts_again_keeps_what_was_there() {
         "-c",
         script,
     ]);
-    let starting = user.begin(&["start", "--attach", "web"]);
     let vms = user.home.path("home/vms");
-    let booting = || {
+    let runs = || {
         let vm = fs::read_dir(&vms).unwrap().next().unwrap().unwrap().path();
-        vm.join("api.sock").exists()
+        let state: Value = serde_json::from_slice(&fs::read(vm.join("state.json")).unwrap()).unwrap();
+        state["vmmPid"].is_u64()
     };
-    until("it does not boot", booting);
+    until("the first microVM does not go", || !runs());
+    let starting = user.begin(&["start", "--attach", "web"]);
+    until("it does not boot", runs);
     succeed(Command::new("kill").args(["-INT", &starting.id().to_string()]));
     let (out, errors, code) = told(&ended(starting));
     assert_eq!(code, Some(130), "{out}{errors}");
