@@ -3,9 +3,12 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help packages build release kernel rootfs tiny demo test test-unit test-tiny test-linux lint fmt bench clean
+.PHONY: help packages build release kernel rootfs tiny demo test test-unit test-tiny test-linux lint fmt bench install uninstall clean
 
 target_dir := $(or $(CARGO_TARGET_DIR),target)/x86_64-unknown-linux-gnu
+# Where `make install` puts things: programs in bin, their parts in lib/koya. They look for these in /usr/local and /usr.
+PREFIX ?= /usr/local
+programs := koya koya-runtime koya-vmm
 vmm := $(abspath $(target_dir)/release/koya-vmm)
 
 help: ## list the targets
@@ -46,6 +49,18 @@ fmt: ## format the code
 
 bench: packages release tiny ## measure against QEMU on this host; writes bench-results/
 	@tests/bench "$(vmm)"
+
+install: packages release ## install for all users, with guest kernel and virtiofsd (PREFIX, DESTDIR)
+	@kernel=$$(resources/kernel/build); virtiofsd=$$(resources/virtiofsd/build); \
+	cd "$(dir $(vmm))"; \
+	install -D -t "$(DESTDIR)$(PREFIX)/bin" $(programs); \
+	install -D -t "$(DESTDIR)$(PREFIX)/lib/koya" koya-agent "$$virtiofsd"; \
+	install -D -m 644 "$$kernel" "$(DESTDIR)$(PREFIX)/lib/koya/vmlinux"
+	@echo "installed in $(DESTDIR)$(PREFIX): $(programs)"
+
+uninstall: ## remove what `make install` put there
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(programs))
+	rm -rf $(DESTDIR)$(PREFIX)/lib/koya
 
 clean: ## remove what was built here (the cache stays)
 	rm -rf target bench-results
