@@ -1,18 +1,23 @@
 //! `start`, `state`, `kill`, `delete`, `pause` and `resume`.
 
 use std::fs;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
 use crate::args::{DeleteArgs, KillArgs};
 use crate::control::{Request, ask};
 use crate::error::RuntimeError;
-use crate::record::{Record, Status};
+use crate::record::{Process, Record, Status};
 use crate::{Context, hooks, print, signal};
 
 /// How long a container may take to end that was killed.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the process that an engine waits for may take to pass on how its container ended.
+const LAST_STEPS: Duration = Duration::from_secs(2);
+/// Between two looks at it.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// `start`
 ///
@@ -105,6 +110,15 @@ pub fn remove(context: &Context, id: &str, force: bool) -> Result<(), RuntimeErr
     if !force {
         // One that has not been started has nothing to lose.
         want(&record, &[Status::Stopped, Status::Created], "stopped", "deleted")?;
+    }
+    // Whoever ends tells the engine how it was, and clears up: that is not torn apart.
+    if record.status == Status::Stopped && context.store.await_end(id, PATIENCE) {
+        let late = Instant::now().checked_add(LAST_STEPS);
+        while record.process.as_ref().is_some_and(Process::is_there)
+            && late.is_some_and(|late| Instant::now() < late)
+        {
+            thread::sleep(PAUSE);
+        }
     }
     // Those that are left over of one that was killed, too.
     for process in record.process.iter().chain(&record.helpers) {

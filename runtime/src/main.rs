@@ -51,6 +51,9 @@ pub struct Context {
 }
 
 fn main() -> ExitCode {
+    // Whoever ignores it has passed that on, and no end of a child could be waited for.
+    // SAFETY: restores a default, before there is a second thread.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
     let cli = Cli::parse();
     let context = Context {
         store: Store::at(cli.root),

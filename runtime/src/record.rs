@@ -54,6 +54,11 @@ impl Process {
         Some(Self { pid, began })
     }
 
+    /// Whether it has not been waited for yet, or still runs.
+    pub fn is_there(&self) -> bool {
+        began(self.pid) == Some(self.began) && !has_ended(self.pid)
+    }
+
     /// Sends it a signal, unless it has ended.
     pub fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
@@ -65,6 +70,15 @@ impl Process {
             let _ = pidfd_send_signal(process, signal);
         }
     }
+}
+
+/// Field 3 of /proc/PID/stat: a process that only waits for somebody to ask how it ended.
+fn has_ended(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat
+        .rsplit_once(')')
+        .and_then(|(_, rest)| rest.split_whitespace().next());
+    matches!(state, None | Some("Z" | "X"))
 }
 
 /// Field 22 of /proc/PID/stat (proc(5)); the second is a name that may hold anything.

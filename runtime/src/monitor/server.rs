@@ -49,8 +49,15 @@ impl Monitor {
         match request {
             Request::Start => {
                 self.want(&[Status::Created], "created", "started")?;
-                // It may end before the answer comes.
-                self.started.store(true, Ordering::SeqCst);
+                // It may end before the answer comes. Of two who start it at once, one does.
+                if self.started.swap(true, Ordering::SeqCst) {
+                    return Err(RuntimeError::State {
+                        id,
+                        status: Status::Running,
+                        wanted: "created",
+                        verb: "started",
+                    });
+                }
                 self.set(Status::Running);
                 if let Err(error) = agent.start(&id) {
                     // It cannot be started any more, and is not to be waited for.

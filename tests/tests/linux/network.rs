@@ -213,10 +213,10 @@ fn rooms_of_a_microvm_have_networks_of_their_own() {
     );
     let bulk = noise(BULK);
     let hash = sha256(&bulk);
-    let sender = thread::spawn(move || to_guest.accept().unwrap().0.write_all(&bulk).unwrap());
+    let sender = thread::spawn(move || visitor(&to_guest).write_all(&bulk).unwrap());
     let receiver = thread::spawn(move || {
         let mut received = Vec::new();
-        from_guest.accept().unwrap().0.read_to_end(&mut received).unwrap();
+        visitor(&from_guest).read_to_end(&mut received).unwrap();
         received.len()
     });
     house.serve(
@@ -251,5 +251,24 @@ fn rooms_of_a_microvm_have_networks_of_their_own() {
 }
 
 fn listener(address: &str, port: u16) -> TcpListener {
-    TcpListener::bind((address, port)).unwrap()
+    let listener = TcpListener::bind((address, port)).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    listener
+}
+
+/// The first one to connect, who may neither stay away nor fall silent for ever.
+fn visitor(listener: &TcpListener) -> TcpStream {
+    let start = Instant::now();
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                stream.set_nonblocking(false).unwrap();
+                stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                stream.set_write_timeout(Some(PATIENCE)).unwrap();
+                return stream;
+            }
+            Err(error) => assert!(start.elapsed() < 2 * PATIENCE, "nobody connects: {error}"),
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use koya_api::config::CacheType;
+use koya_api::config::{CacheType, IoEngine};
 use koya_boot::{BootSource, Cmdline, CpuStart, Image, Machine, Root, SerialPort, VirtioMmio, layout};
 use koya_devices::virtio::VirtioDevice;
 use koya_devices::virtio::adaptor::Adaptor;
@@ -24,7 +24,7 @@ use crate::event_loop::Subscriber;
 use crate::kvm::doorbell::IoeventfdDoorbells;
 use crate::kvm::start;
 use crate::resources::{OpenBoot, OpenDrive, OpenNetwork, Resources};
-use crate::seccomp::Filter;
+use crate::seccomp::{Confinement, Filter};
 use crate::time::LocalTime;
 use crate::vcpu::{Buses, Vcpus};
 
@@ -37,6 +37,8 @@ pub struct Wired {
     devices: Devices,
     subscribers: Vec<Subscriber>,
     vcpus: u8,
+    /// Whether a drive works by io_uring.
+    rings: bool,
     boot: OpenBoot,
     cmdline: Cmdline,
 }
@@ -48,6 +50,7 @@ pub struct Bootable {
     devices: Devices,
     subscribers: Vec<Subscriber>,
     vcpus: Vec<VcpuFd>,
+    rings: bool,
 }
 
 impl Frame {
@@ -71,6 +74,10 @@ impl Frame {
             },
             subscribers: Vec::new(),
             vcpus: resources.machine.vcpu_count,
+            rings: resources
+                .drives
+                .iter()
+                .any(|drive| drive.config.io_engine == Some(IoEngine::Async)),
             boot,
             cmdline,
             frame: self,
@@ -207,6 +214,7 @@ impl Wired {
             devices: self.devices,
             subscribers: self.subscribers,
             vcpus,
+            rings: self.rings,
         })
     }
 
@@ -236,13 +244,16 @@ impl Bootable {
             end,
             ..
         } = self.frame;
+        let confinement = confined.then_some(Confinement { rings: self.rings });
         if confined {
             // Has the time zone read, which the log will ask for when no file may be opened any more.
             let _ = LocalTime::now();
         }
-        let vcpus = Vcpus::start(self.vcpus, gate, end, Arc::new(self.buses), &memory, confined)?;
-        if confined {
-            Filter::Monitor.install().map_err(StartError::Seccomp)?;
+        let vcpus = Vcpus::start(self.vcpus, gate, end, Arc::new(self.buses), &memory, confinement)?;
+        if let Some(confinement) = confinement {
+            Filter::Monitor
+                .install(confinement)
+                .map_err(StartError::Seccomp)?;
         }
         let running = Running {
             vcpus,

@@ -1,7 +1,9 @@
 //! What a thread of a running microVM may ask of the host's kernel, and nothing else: seccomp(2), mode 2.
 //!
 //! Once the guest runs, its vCPU threads and the event loop do little: they have opened what the configuration names.
-//! Whoever breaks out of a guest into one of them finds no program to execute, no network, no new kind of device.
+//! Whoever breaks out of a guest into one of them finds no program to execute, no network, no other process to signal.
+//! What it does not stop: a microVM with an `Async` drive has a ring, whose operations pass no filter; and the event loop
+//! may open whatever files its user may, because the API names new ones.
 //! Which calls they need stands, with the reasons, in [`policy`]. Any other raises SIGSYS, which ends the process with
 //! Firecracker's exit code 148.
 
@@ -9,6 +11,13 @@ mod policy;
 mod program;
 
 use std::io;
+
+/// How far the threads of a microVM are confined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Confinement {
+    /// They may use io_uring, whose operations pass no filter.
+    pub rings: bool,
+}
 
 /// The filter of which threads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,12 +33,13 @@ impl Filter {
     ///
     /// # Errors
     /// The kernel has no system call filters, or no memory for this one.
-    pub fn install(self) -> io::Result<()> {
+    pub fn install(self, confinement: Confinement) -> io::Result<()> {
         let own = match self {
             Self::Monitor => policy::MONITOR,
             Self::Vcpu => policy::VCPU,
         };
-        let program = program::compile(policy::ALL.iter().chain(own))
+        let rings = if confinement.rings { policy::RINGS } else { &[] };
+        let program = program::compile(policy::ALL.iter().chain(own).chain(rings))
             .map_err(|_| io::Error::other("the policy is too long"))?;
         let described = libc::sock_fprog {
             len: u16::try_from(program.len()).unwrap_or(u16::MAX),
@@ -68,7 +78,7 @@ mod tests {
             match libc::fork() {
                 0 => {
                     libc::signal(libc::SIGSYS, libc::SIG_DFL);
-                    if filter.install().is_err() {
+                    if filter.install(Confinement { rings: false }).is_err() {
                         libc::_exit(1);
                     }
                     act();
@@ -118,9 +128,23 @@ mod tests {
             // SAFETY: asks whether a process is there.
             unsafe { libc::kill(1, 0) };
         };
+        let signal = || {
+            // SAFETY: asks whether a thread of another process is there.
+            unsafe { libc::syscall(libc::SYS_tgkill, 1, 1, 0) };
+        };
+        let ring = || {
+            // SAFETY: the kernel refuses a missing description.
+            unsafe { libc::syscall(libc::SYS_io_uring_setup, 1, 0) };
+        };
         for filter in [Filter::Monitor, Filter::Vcpu] {
             assert_eq!(ended_by(filter, execute), libc::SIGSYS, "{filter:?} executes");
             assert_eq!(ended_by(filter, kill), libc::SIGSYS, "{filter:?} kills");
+            assert_eq!(
+                ended_by(filter, signal),
+                libc::SIGSYS,
+                "{filter:?} signals others"
+            );
+            assert_eq!(ended_by(filter, ring), libc::SIGSYS, "{filter:?} makes a ring");
             let inet = || socket(libc::AF_INET);
             assert_eq!(ended_by(filter, inet), libc::SIGSYS, "{filter:?} has a network");
             let code = || map(libc::PROT_READ | libc::PROT_EXEC);

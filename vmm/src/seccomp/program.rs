@@ -7,6 +7,8 @@
 //! The kernel tries a new filter on every system call there is before it takes it, and translates it; so a filter costs
 //! time at the start of a thread by its length, and by the length of its longest way.
 
+use std::process;
+
 use libc::{c_long, sock_filter};
 
 use super::policy::{Rule, Test};
@@ -81,6 +83,8 @@ impl Program {
                 block.test(JUMP_IF_EQUAL, 0, Trap, Trap);
             }
             Test::Without(bits) => block.test(JUMP_IF_BITS, bits, Trap, Allow),
+            Test::OwnProcess => block.test(JUMP_IF_EQUAL, process::id(), Allow, Trap),
+            Test::Caller => block.test(JUMP_IF_EQUAL, 0, Allow, Trap),
         }
         self.test(JUMP_IF_EQUAL, number(rule.call), Next, Skip(block.0.len()));
         self.0.extend(block.0);
@@ -212,6 +216,8 @@ mod tests {
                 match only.test {
                     Test::OneOf(values) => values.contains(&value),
                     Test::Without(bits) => value & bits == 0,
+                    Test::OwnProcess => value == process::id(),
+                    Test::Caller => value == 0,
                 }
             }
         };
@@ -224,9 +230,22 @@ mod tests {
     #[test]
     fn the_program_says_what_the_rules_say() {
         for own in [policy::MONITOR, policy::VCPU] {
-            let rules: Vec<&Rule> = policy::ALL.iter().chain(own).collect();
+            let rules: Vec<&Rule> = policy::ALL.iter().chain(own).chain(policy::RINGS).collect();
             let program = compile(rules.iter().copied()).unwrap();
-            let values = [0, 1, 2, 3, 4, 5, 15, 0x5402, 0xae80, 0x4020_ae76, u32::MAX];
+            let values = [
+                0,
+                1,
+                2,
+                3,
+                4,
+                5,
+                15,
+                0x5402,
+                0xae80,
+                0x4020_ae76,
+                process::id(),
+                u32::MAX,
+            ];
             // Those of the x32 personality begin at 1 << 30.
             for call in (0..600).chain([1 << 30, (1 << 30) + 16, u32::MAX]) {
                 for value in values {
@@ -245,7 +264,12 @@ mod tests {
     #[test]
     fn a_call_is_ruled_once() {
         for own in [policy::MONITOR, policy::VCPU] {
-            let mut calls: Vec<c_long> = policy::ALL.iter().chain(own).map(|rule| rule.call).collect();
+            let mut calls: Vec<c_long> = policy::ALL
+                .iter()
+                .chain(own)
+                .chain(policy::RINGS)
+                .map(|rule| rule.call)
+                .collect();
             calls.sort_unstable();
             assert!(calls.windows(2).all(|pair| pair[0] != pair[1]), "{calls:?}");
         }

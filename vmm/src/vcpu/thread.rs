@@ -14,7 +14,7 @@ use super::fault::VcpuFault;
 use super::gate::{Gate, Passage};
 use super::kick::{self, Kickable};
 use crate::ending::{EndLine, Ending};
-use crate::seccomp::Filter;
+use crate::seccomp::{Confinement, Filter};
 
 /// How long a pause waits for the vCPUs. They leave the guest within microseconds; this much is needed only by a
 /// host that does not schedule us at all.
@@ -46,14 +46,14 @@ pub struct Vcpus {
 }
 
 impl Vcpus {
-    /// Starts a thread for each vCPU, `confined` to the system calls that it needs.
+    /// Starts a thread for each vCPU, behind its filter if there is a `confinement`.
     pub fn start(
         vcpus: Vec<VcpuFd>,
         gate: Arc<Gate>,
         end: Arc<EndLine>,
         buses: Arc<Buses>,
         memory: &GuestRam,
-        confined: bool,
+        confinement: Option<Confinement>,
     ) -> Result<Self, VcpuThreadError> {
         kick::install_handler().map_err(VcpuThreadError::Signal)?;
         let mut this = Self {
@@ -69,7 +69,7 @@ impl Vcpus {
                 end: end.clone(),
                 buses: buses.clone(),
                 memory: memory.clone(),
-                confined,
+                confinement,
             };
             if let Err(source) = this.spawn(vcpu) {
                 let gate = this.gate.clone();
@@ -135,13 +135,13 @@ struct VcpuThread {
     end: Arc<EndLine>,
     buses: Arc<Buses>,
     memory: GuestRam,
-    confined: bool,
+    confinement: Option<Confinement>,
 }
 
 impl VcpuThread {
     fn run(mut self, gate: &Gate) {
-        if self.confined
-            && let Err(error) = Filter::Vcpu.install()
+        if let Some(confinement) = self.confinement
+            && let Err(error) = Filter::Vcpu.install(confinement)
         {
             self.end.announce(Ending::Unconfined(error));
             return;
