@@ -14,7 +14,8 @@ use super::netavark::{self, Answer, Netavark, Verb};
 use super::records::{Lock, forget};
 use super::takeover::{self, Addresses, Spare, Taken};
 use super::{
-    Attached, Link, Mac, NetworkError, NetworkRequest, Networks, Published, VmNetwork, host, lease, ports,
+    Attached, Link, Mac, NetworkError, NetworkRequest, Networks, Published, VmNetwork, host, lease, names,
+    ports,
 };
 
 impl Networks {
@@ -93,10 +94,12 @@ impl Networks {
         attached.ports = ports::publish(&request.ports, &published(&others))?;
         let links = self.links(&lock, &networks, &cards, &others)?;
         attached.options = netavark::options(id, request, &links, &attached.ports, netavark.has_dns);
+        let questions = names::questions(id, &links);
         attached.links = links.into_iter().map(|(_, link)| link).collect();
         attached.netns = Some(self.netns(vm));
         self.save_attached(&attached)?;
-        match set_up(&netavark, &mut attached) {
+        let up = set_up(&netavark, &mut attached).and_then(|()| netavark.await_names(&questions));
+        match up {
             Ok(()) => {
                 self.save_attached(&attached)?;
                 Ok(attached)
@@ -151,8 +154,8 @@ impl Networks {
                 self.detach_known(lock, &attached)?;
             }
         }
-        if self.all_vms()?.iter().any(|known| known.vm == vm) {
-            Namespace::remove(&self.netns(vm))?;
+        if let Some(known) = self.all_vms()?.into_iter().find(|known| known.vm == vm) {
+            Namespace::remove(&known.netns)?;
             forget(&self.vms(), vm)?;
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! Why a network cannot be had.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::address::{AddressError, Cidr};
@@ -165,6 +166,17 @@ pub enum NetworkError {
     /// It failed.
     #[error("netavark failed: {0}")]
     Netavark(String),
+    /// Names of containers are not answered.
+    #[error(
+        "the name server of containers did not answer at {server} for {seconds} s; if another one has that address (`ss -lnup`), \
+         stop it, or use a network without names (koya network create --disable-dns)"
+    )]
+    NoNames {
+        /// Where it was asked.
+        server: SocketAddr,
+        /// How long.
+        seconds: u64,
+    },
     /// It hangs.
     #[error("netavark was not done after {0} s; it was ended")]
     Slow(u64),

@@ -16,7 +16,8 @@
 //!  HOME/networks/boot-ID/vms/ID.json           the namespace and the cards of a microVM
 //!  HOME/networks/boot-ID/attached/ID.json      what a container has; written before anything is done
 //!  HOME/networks/boot-ID/attached/ID.left      it has ended; see [`Networks::leave`]
-//!  /run/koya/netns/ID, /run/koya/aardvark-dns  what goes with the machine's power
+//!  /run/koya/netns/ID, /run/koya/aardvark-dns  what goes with the machine's power; in another network namespace than the
+//!                                              host's own, /run/koya/net-INODE/...
 //! ```
 
 mod address;
@@ -28,6 +29,7 @@ mod files;
 mod host;
 mod lease;
 mod left;
+mod names;
 mod namespace;
 mod netavark;
 mod netlink;
@@ -35,6 +37,7 @@ mod ports;
 mod records;
 pub mod takeover;
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 pub use address::{AddressError, Cidr, Mac};
@@ -59,7 +62,7 @@ impl Networks {
     /// # Errors
     /// [`NetworkError::File`]
     pub fn at(home: &Path) -> Result<Self, NetworkError> {
-        Self::with_run(home, Path::new("/run/koya"))
+        Self::with_run(home, &run_folder())
     }
 
     /// The same with another folder for what goes with the machine's power.
@@ -74,5 +77,24 @@ impl Networks {
         };
         networks.make_folders()?;
         Ok(networks)
+    }
+}
+
+/// What is in another network namespace than the first process has a folder of its own: bridges and the name server of
+/// the other one cannot be used from there.
+fn run_folder() -> PathBuf {
+    let run = Path::new("/run/koya");
+    let namespace_of = |process: &str| fs::read_link(format!("/proc/{process}/ns/net")).ok();
+    let inode = |namespace: &Path| {
+        let namespace = namespace.to_string_lossy().into_owned();
+        let inode = namespace.strip_prefix("net:[")?.strip_suffix(']')?;
+        inode.parse::<u64>().ok()
+    };
+    match (namespace_of("1"), namespace_of("thread-self")) {
+        (Some(first), Some(own)) if first != own => match inode(&own) {
+            Some(inode) => run.join(format!("net-{inode}")),
+            None => run.to_owned(),
+        },
+        _ => run.to_owned(),
     }
 }

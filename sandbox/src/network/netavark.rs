@@ -21,6 +21,7 @@ use serde_json::{Map, Value, json};
 
 use super::definition::Network;
 use super::error::file;
+use super::names::{NameServer, Question};
 use super::ports::Published;
 use super::{Link, NetworkError, NetworkRequest, records};
 
@@ -94,12 +95,29 @@ impl Netavark {
 
     /// Runs it on a namespace. It gets all the time it needs, but not more than a minute.
     pub(super) fn run(&self, verb: Verb, netns: &Path, options: &Value) -> Result<Answer, NetworkError> {
+        // Two at once would make one bridge.
+        let _lock = records::lock(&self.config.join("netavark.lock"))?;
+        let names = NameServer::of(&self.config);
+        names.settle();
+        names.while_names_go(|| self.execute(verb, netns, options))
+    }
+
+    /// Waits until the name server gives these answers.
+    ///
+    /// # Errors
+    /// [`NetworkError::NoNames`]
+    pub(super) fn await_names(&self, questions: &[Question]) -> Result<(), NetworkError> {
+        match self.has_dns {
+            true => NameServer::of(&self.config).await_answers(questions),
+            false => Ok(()),
+        }
+    }
+
+    fn execute(&self, verb: Verb, netns: &Path, options: &Value) -> Result<Answer, NetworkError> {
         let failed = |source| NetworkError::Run {
             program: self.program.clone(),
             source,
         };
-        // Two at once would make one bridge.
-        let _lock = records::lock(&self.config.join("netavark.lock"))?;
         // A pipe would stay open as long as aardvark-dns runs, which it starts.
         let mut input = memory().map_err(failed)?;
         let (output, errors) = (memory().map_err(failed)?, memory().map_err(failed)?);

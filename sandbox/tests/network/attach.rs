@@ -111,6 +111,24 @@ fn containers_find_each_other_by_name() {
     host.assert_clean();
 }
 
+/// The name server ends with the last name and is started for the next one; nobody runs into that.
+#[test]
+fn a_name_is_answered_as_soon_as_its_container_is_attached() {
+    let host = Host::new();
+    host.networks.prepare("vm1", 1).unwrap();
+    for _ in 0..2 {
+        let room = host
+            .networks
+            .attach("room", "vm1", &request("room", &[], &[]))
+            .unwrap();
+        let found = run("busybox nslookup room.dns.podman 10.91.0.1");
+        assert!(found.contains(&address(&room)), "{found}");
+        host.networks.detach("room").unwrap();
+    }
+    host.networks.dismantle("vm1").unwrap();
+    host.assert_clean();
+}
+
 /// Each has its own address, port 80 and published port; they reach each other over the bridge, though both interfaces are
 /// in one namespace of the host.
 #[test]
