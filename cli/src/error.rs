@@ -147,6 +147,17 @@ pub enum CliError {
     /// A container that runs.
     #[error("container {0} is running; stop it first, or use force")]
     Runs(String),
+    /// `koya update` without any limit.
+    #[error("nothing is to be changed; name a limit, as --memory 512m (koya update --help lists them)")]
+    NothingToUpdate,
+    /// More than the microVM has.
+    #[error(
+        "{0} is more than the microVM of container {2} has, which is {1}; make it with more (--vcpus, --vm-memory)"
+    )]
+    SmallVm(&'static str, String, String),
+    /// Memory and swap together are less than memory.
+    #[error("--memory-swap is memory and swap together, and must not be less than --memory; give both")]
+    SwapBelowMemory,
     /// A container that has to run.
     #[error("container {0} is not running")]
     NotRunning(String),

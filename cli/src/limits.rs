@@ -2,7 +2,7 @@
 
 use koya_sandbox::container::{self, DiskLimit, Resources};
 
-use crate::args::LimitArgs;
+use crate::args::{LimitArgs, ShareArgs};
 use crate::size;
 
 /// Billionths of a processor in a whole one.
@@ -79,6 +79,14 @@ pub fn resources(args: &LimitArgs) -> Resources {
         .iter()
         .any(Option::is_some);
     Resources {
+        disks: limits_disk.then_some(disk).into_iter().collect(),
+        ..shares(&args.shares)
+    }
+}
+
+/// Those of them that can be changed.
+pub fn shares(args: &ShareArgs) -> Resources {
+    Resources {
         nano_cpus: args.cpus,
         cpu_shares: args.cpu_shares,
         cpuset_cpus: args.cpuset_cpus.clone(),
@@ -86,7 +94,7 @@ pub fn resources(args: &LimitArgs) -> Resources {
         memory_swap: args.memory_swap,
         memory_reservation: args.memory_reservation,
         pids_limit: args.pids_limit.filter(|&limit| limit != 0),
-        disks: limits_disk.then_some(disk).into_iter().collect(),
+        disks: Vec::new(),
     }
 }
 

@@ -24,6 +24,7 @@ mod stats;
 mod table;
 mod template;
 mod terminal;
+mod update;
 mod volume;
 
 use std::fs::File;
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
         Command::Restart(args) => lifecycle::restart(args),
         Command::Pause(args) => lifecycle::pause(args),
         Command::Unpause(args) => lifecycle::unpause(args),
+        Command::Update(args) => update::update(args),
         Command::Wait(args) => lifecycle::wait(args),
         Command::Rm(args) => lifecycle::rm(args),
         Command::Inspect(args) => inspect::inspect(args),

@@ -80,10 +80,16 @@ pub fn settings(args: &RunArgs, name: &str, image: &Image, home: &Path) -> Resul
 /// How large the microVM of a container is.
 pub fn vm(args: &RunArgs) -> VmSettings {
     let place = &args.place;
-    let needed = args.limits.memory.map_or(0, |bytes| bytes.div_ceil(1 << 20));
+    let needed = args
+        .limits
+        .shares
+        .memory
+        .map_or(0, |bytes| bytes.div_ceil(1 << 20));
     let memory = needed.saturating_add(BESIDE).max(MEMORY);
     VmSettings {
-        vcpus: place.vcpus.unwrap_or_else(|| limits::vcpus(args.limits.cpus)),
+        vcpus: place
+            .vcpus
+            .unwrap_or_else(|| limits::vcpus(args.limits.shares.cpus)),
         memory_mib: place.vm_memory.map_or(memory, |bytes| bytes >> 20),
         storage: place.storage,
         rooms: place.rooms.into(),

@@ -4,7 +4,7 @@ use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{self, ExitCode};
 use std::time::SystemTime;
 
 use koya_sandbox::state::{Container, Records};
@@ -157,10 +157,27 @@ impl Volumes {
         if let Some(user) = self.users(name, containers).first() {
             return Err(CliError::VolumeInUse(name.to_owned(), user.name.clone()));
         }
+        self.sweep();
         // At once for everybody else, by another name.
-        let (volume, gone) = (self.folder.join(name), self.folder.join(format!("{GONE}{name}")));
+        let own = format!("{GONE}{}-{name}", process::id());
+        let (volume, gone) = (self.folder.join(name), self.folder.join(own));
         let removed = fs::rename(&volume, &gone).and_then(|()| fs::remove_dir_all(&gone));
         removed.map_err(failed("removing", &volume))
+    }
+
+    /// Removes what killed processes were removing.
+    fn sweep(&self) {
+        for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let remover = name
+                .to_str()
+                .and_then(|name| name.strip_prefix(GONE)?.split('-').next());
+            let is_lost =
+                |pid: u32| pid == process::id() || !Path::new("/proc").join(pid.to_string()).exists();
+            if remover.is_some_and(|pid| pid.parse().is_ok_and(is_lost)) {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
     }
 
     fn users<'a>(&self, name: &str, containers: &'a [Container]) -> Vec<&'a Container> {

@@ -9,7 +9,7 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
-pub use run::{HostArgs, LimitArgs, ProcessArgs, RightsArgs, RunArgs};
+pub use run::{HostArgs, LimitArgs, ProcessArgs, RightsArgs, RunArgs, ShareArgs};
 pub use usage::one_line;
 
 /// Containers in microVMs of their own, each with its own kernel.
@@ -69,6 +69,8 @@ pub enum Command {
     Pause(ContainersArgs),
     /// Let frozen containers go on
     Unpause(ContainersArgs),
+    /// Give containers other limits, at once if they run
+    Update(UpdateArgs),
     /// Wait until containers have stopped, and print their exit codes
     Wait(ContainersArgs),
     /// Remove containers
@@ -241,6 +243,17 @@ pub struct StatsArgs {
 /// A command for several containers.
 #[derive(Debug, Args)]
 pub struct ContainersArgs {
+    /// Names or ids
+    #[arg(required = true)]
+    pub containers: Vec<String>,
+}
+
+/// `koya update`
+#[derive(Debug, Args)]
+pub struct UpdateArgs {
+    /// The new limits.
+    #[command(flatten)]
+    pub shares: ShareArgs,
     /// Names or ids
     #[arg(required = true)]
     pub containers: Vec<String>,

@@ -155,6 +155,33 @@ pub struct PlaceArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Limits")]
 pub struct LimitArgs {
+    /// What can be changed later.
+    #[command(flatten)]
+    pub shares: ShareArgs,
+    /// Bytes per second that it reads from its disk
+    #[arg(long, value_name = "SIZE", value_parser = crate::size::parse)]
+    pub device_read_bps: Option<u64>,
+    /// Bytes per second that it writes to its disk
+    #[arg(long, value_name = "SIZE", value_parser = crate::size::parse)]
+    pub device_write_bps: Option<u64>,
+    /// Reads per second from its disk
+    #[arg(long, value_name = "NUMBER")]
+    pub device_read_iops: Option<u64>,
+    /// Writes per second to its disk
+    #[arg(long, value_name = "NUMBER")]
+    pub device_write_iops: Option<u64>,
+    /// Limits of its processes, as nofile=1024:4096
+    #[arg(long, value_name = "NAME=SOFT[:HARD]")]
+    pub ulimit: Vec<Ulimit>,
+    /// How early it is killed for want of memory, -1000 to 1000
+    #[arg(long, value_name = "SCORE", value_parser = clap::value_parser!(i32).range(-1000..=1000), allow_hyphen_values = true)]
+    pub oom_score_adj: Option<i32>,
+}
+
+/// Limits that can be changed while a container runs.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Limits")]
+pub struct ShareArgs {
     /// Processors, as 1.5
     #[arg(long, value_name = "NUMBER", value_parser = crate::limits::cpus)]
     pub cpus: Option<u64>,
@@ -176,24 +203,6 @@ pub struct LimitArgs {
     /// Processes and threads; -1 is any number
     #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
     pub pids_limit: Option<i64>,
-    /// Bytes per second that it reads from its disk
-    #[arg(long, value_name = "SIZE", value_parser = crate::size::parse)]
-    pub device_read_bps: Option<u64>,
-    /// Bytes per second that it writes to its disk
-    #[arg(long, value_name = "SIZE", value_parser = crate::size::parse)]
-    pub device_write_bps: Option<u64>,
-    /// Reads per second from its disk
-    #[arg(long, value_name = "NUMBER")]
-    pub device_read_iops: Option<u64>,
-    /// Writes per second to its disk
-    #[arg(long, value_name = "NUMBER")]
-    pub device_write_iops: Option<u64>,
-    /// Limits of its processes, as nofile=1024:4096
-    #[arg(long, value_name = "NAME=SOFT[:HARD]")]
-    pub ulimit: Vec<Ulimit>,
-    /// How early it is killed for want of memory, -1000 to 1000
-    #[arg(long, value_name = "SCORE", value_parser = clap::value_parser!(i32).range(-1000..=1000), allow_hyphen_values = true)]
-    pub oom_score_adj: Option<i32>,
 }
 
 /// Rights of a container.

@@ -69,6 +69,21 @@ impl Resources {
         Value::Object(resources)
     }
 
+    /// These limits where `new` has none of its own. Disks stay as they are.
+    #[must_use]
+    pub fn updated(&self, new: &Self) -> Self {
+        Self {
+            nano_cpus: new.nano_cpus.or(self.nano_cpus),
+            cpu_shares: new.cpu_shares.or(self.cpu_shares),
+            cpuset_cpus: new.cpuset_cpus.clone().or_else(|| self.cpuset_cpus.clone()),
+            memory: new.memory.or(self.memory),
+            memory_swap: new.memory_swap.or(self.memory_swap),
+            memory_reservation: new.memory_reservation.or(self.memory_reservation),
+            pids_limit: new.pids_limit.or(self.pids_limit),
+            disks: self.disks.clone(),
+        }
+    }
+
     fn cpu(&self) -> Map<String, Value> {
         let quota = self
             .nano_cpus
@@ -125,6 +140,24 @@ mod tests {
     #![allow(clippy::arithmetic_side_effects)]
 
     use super::*;
+
+    #[test]
+    fn an_update_leaves_what_it_does_not_name() {
+        let old = Resources {
+            memory: Some(64 << 20),
+            pids_limit: Some(200),
+            disks: vec![DiskLimit::default()],
+            ..Default::default()
+        };
+        let new = Resources {
+            memory: Some(96 << 20),
+            cpu_shares: Some(512),
+            ..Default::default()
+        };
+        let updated = old.updated(&new);
+        assert_eq!((updated.memory, updated.pids_limit), (new.memory, old.pids_limit));
+        assert_eq!((updated.cpu_shares, updated.disks.len()), (new.cpu_shares, 1));
+    }
 
     #[test]
     fn limits_become_what_the_specification_says() {

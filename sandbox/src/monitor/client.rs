@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 use super::SOCKET;
 use super::output::{OWN_LOG, own_log};
 use super::protocol::{Answer, Frame, Kind, MAX_PAYLOAD, Request, frame, read_frame, receive, send};
+use crate::container::Resources;
 use crate::sockets;
-use crate::state::{Container, Exit, Records};
+use crate::state::{Container, Exit, Records, StateError};
 use crate::timeline::Mark;
 
 /// How long it is tried to find a monitor, or to become the one who starts it.
@@ -43,6 +44,9 @@ pub enum MonitorError {
     /// It neither takes requests nor ends.
     #[error("the monitor of the microVM {0} does not answer; koya rm -f removes it")]
     Silent(String),
+    /// What is written down of it.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// It says why not.
     #[error("{message}")]
     Refused {
@@ -155,6 +159,32 @@ pub fn freeze(records: &Records, container: &Container, frozen: bool) -> Result<
             frozen,
         },
     )
+}
+
+/// Gives a container other limits: at once if it runs, otherwise from its next start on. What is `None` stays as it is.
+///
+/// # Errors
+/// [`MonitorError`]
+pub fn update(records: &Records, container: &Container, limits: &Resources) -> Result<(), MonitorError> {
+    let request = Request::Update {
+        container: container.id.clone(),
+        limits: limits.clone(),
+    };
+    let start = Instant::now();
+    loop {
+        if records.runs(&container.vm) {
+            match tell(records, container, &request) {
+                // It goes down, or comes up, and is another one in a moment.
+                Err(MonitorError::Ended(_) | MonitorError::Socket(_)) if start.elapsed() < PATIENCE => {}
+                outcome => return outcome,
+            }
+        } else if let Some(_lock) = records.lock_vm(&container.vm)? {
+            let mut container = records.find(&container.id)?;
+            container.settings.spec.resources = container.settings.spec.resources.updated(limits);
+            return Ok(records.save(&container)?);
+        }
+        thread::sleep(PAUSE);
+    }
 }
 
 fn tell(records: &Records, container: &Container, request: &Request) -> Result<(), MonitorError> {

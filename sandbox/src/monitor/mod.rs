@@ -13,6 +13,7 @@
 //! What needs no state of the host goes to the agent directly: signals, other processes, statistics.
 
 mod boot;
+mod change;
 mod client;
 mod ends;
 mod output;
@@ -23,7 +24,7 @@ mod serve;
 mod server;
 mod slots;
 
-pub use client::{Connection, Event, MonitorError, Program, attach, freeze, hang_up, remove, start};
+pub use client::{Connection, Event, MonitorError, Program, attach, freeze, hang_up, remove, start, update};
 pub use serve::{ServeError, serve};
 
 /// The monitor's socket in the microVM's folder.

@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::ends::one_line;
+use crate::container::Resources;
 use crate::timeline::Mark;
 
 /// Longest line of a request or an answer.
@@ -56,6 +57,14 @@ pub(crate) enum Request {
         container: String,
         /// Which of both.
         frozen: bool,
+    },
+    /// Give a container other limits, whether it runs or not.
+    #[serde(rename_all = "camelCase")]
+    Update {
+        /// Its id.
+        container: String,
+        /// What is `None` stays as it is.
+        limits: Resources,
     },
     /// Remove a container.
     #[serde(rename_all = "camelCase")]

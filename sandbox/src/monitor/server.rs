@@ -38,9 +38,9 @@ const SIGKILL: u32 = 9;
 const END_PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(Default)]
-struct Table {
+pub(super) struct Table {
     /// By id; `None`: it is being started.
-    rooms: BTreeMap<String, Option<Arc<Room>>>,
+    pub(super) rooms: BTreeMap<String, Option<Arc<Room>>>,
     /// Requests that are being worked on, each of which may become a room.
     pending: usize,
     /// Containers that have ended and still have something of the host.
@@ -51,13 +51,13 @@ struct Table {
 
 /// A microVM that runs, and the containers in it.
 pub(super) struct Monitor {
-    records: Records,
-    sandbox: Sandbox,
+    pub(super) records: Records,
+    pub(super) sandbox: Sandbox,
     slots: Slots,
     outside: Outside,
     timeline: Timeline,
     vm: Mutex<Vm>,
-    table: Mutex<Table>,
+    pub(super) table: Mutex<Table>,
     changed: Condvar,
     next: AtomicU64,
     /// Nothing in the guest is to be kept.
@@ -69,7 +69,7 @@ type Served = (Arc<Room>, Visitor);
 
 /// A request cannot be met.
 #[derive(Debug, thiserror::Error)]
-enum RequestError {
+pub(super) enum RequestError {
     #[error(transparent)]
     State(#[from] StateError),
     #[error(transparent)]
@@ -80,6 +80,8 @@ enum RequestError {
     Room(#[from] StartRoomError),
     #[error("container {0} runs already")]
     Runs(String),
+    #[error("container {0} is being started; try again")]
+    Starts(String),
     #[error("container {0} is not running")]
     NotRunning(String),
     #[error("container {0} is running; stop it first, or use force")]
@@ -234,6 +236,7 @@ impl Monitor {
                 None
             }),
             Request::Freeze { container, frozen } => self.freeze(container, *frozen).map(|()| None),
+            Request::Update { container, limits } => self.update(container, limits).map(|()| None),
             Request::Remove { container, force } => self.remove(container, *force).map(|()| None),
         };
         let answered = matches!(request, Request::Start { .. } | Request::Attach { .. });
@@ -249,7 +252,7 @@ impl Monitor {
     }
 
     /// The room of a container that runs.
-    fn room(&self, id: &str) -> Result<Arc<Room>, RequestError> {
+    pub(super) fn room(&self, id: &str) -> Result<Arc<Room>, RequestError> {
         let room = lock(&self.table).rooms.get(id).cloned().flatten();
         room.ok_or_else(|| RequestError::NotRunning(id.to_owned()))
     }
@@ -265,20 +268,6 @@ impl Monitor {
         let visitor = Visitor { number, socket };
         room.attach(&visitor).map_err(RequestError::Client)?;
         Ok(Some((room, visitor)))
-    }
-
-    fn freeze(&self, id: &str, frozen: bool) -> Result<(), RequestError> {
-        self.room(id)?;
-        let agent = self.sandbox.agent();
-        let done = if frozen { agent.pause(id) } else { agent.resume(id) };
-        done.map_err(StartRoomError::from)?;
-        let table = lock(&self.table);
-        // It may have ended meanwhile, and that has been written down.
-        if let (true, Some(mut container)) = (table.rooms.contains_key(id), self.records.look(id)) {
-            container.status = if frozen { Status::Paused } else { Status::Running };
-            self.records.save(&container)?;
-        }
-        Ok(())
     }
 
     /// Starts a container; the room to serve if the client wants to be attached.

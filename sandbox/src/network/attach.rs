@@ -154,6 +154,7 @@ impl Networks {
                 self.detach_known(lock, &attached)?;
             }
         }
+        self.forget_marks(lock);
         if let Some(known) = self.all_vms()?.into_iter().find(|known| known.vm == vm) {
             Namespace::remove(&known.netns)?;
             forget(&self.vms(), vm)?;

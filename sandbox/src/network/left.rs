@@ -21,9 +21,26 @@ impl Networks {
     /// [`NetworkError::File`]
     pub fn leave(&self, id: &str) -> Result<(), NetworkError> {
         let path = self.mark(id);
-        match path.with_extension("json").exists() {
-            true => File::create(&path).map(drop).map_err(super::error::file(path)),
-            false => Ok(()),
+        let record = path.with_extension("json");
+        if !record.exists() {
+            return Ok(());
+        }
+        File::create(&path).map_err(super::error::file(&path))?;
+        // Somebody may have taken everything down meanwhile.
+        if !record.exists() {
+            let _ = fs::remove_file(&path);
+        }
+        Ok(())
+    }
+
+    /// Removes notes of what is not there: whoever was to take them away was killed.
+    pub(super) fn forget_marks(&self, _: &Lock) {
+        let entries = fs::read_dir(self.containers()).into_iter().flatten().flatten();
+        for mark in entries.map(|entry| entry.path()) {
+            let is_mark = mark.extension().is_some_and(|extension| extension == "left");
+            if is_mark && !mark.with_extension("json").exists() {
+                let _ = fs::remove_file(mark);
+            }
         }
     }
 

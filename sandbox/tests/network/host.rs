@@ -48,6 +48,15 @@ impl Host {
         self.folder.join("run")
     }
 
+    /// Where it is noted what containers have.
+    pub fn attached_folder(&self) -> PathBuf {
+        let networks = self.folder.join("networks");
+        let boot = files(&networks)
+            .into_iter()
+            .find(|name| name.starts_with("boot-"));
+        networks.join(boot.unwrap()).join("attached")
+    }
+
     /// Nothing of any container or microVM is left: interfaces, rules, namespaces, names, files.
     pub fn assert_clean(&self) {
         assert_eq!(links(), ["lo"]);
@@ -60,6 +69,7 @@ impl Host {
         assert_eq!(files(&self.run_folder().join("netns")), [""; 0]);
         assert!(self.networks.all_attached().unwrap().is_empty());
         assert!(self.networks.all_vms().unwrap().is_empty());
+        assert_eq!(files(&self.attached_folder()), [""; 0], "notes of containers");
         let names = self.run_folder().join("aardvark-dns");
         let names: Vec<_> = files(&names)
             .into_iter()

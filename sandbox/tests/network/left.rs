@@ -103,6 +103,9 @@ fn what_the_killed_had_is_the_next_ones() {
         .attach("next", "next", &request("next", &[], &["8001:80"]))
         .unwrap();
     assert_eq!(ids(&host), ["alive", "next"]);
+    // As if its record had gone while it was noted that it has left.
+    host.networks.leave("nobody").unwrap();
+    std::fs::write(host.attached_folder().join("nobody.left"), "").unwrap();
     for vm in ["dead", "alive", "next"] {
         host.networks.dismantle(vm).unwrap();
     }

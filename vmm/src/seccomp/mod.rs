@@ -73,7 +73,8 @@ mod tests {
 
     /// Runs `act` in a child behind `filter`; the signal that ended the child, or 0.
     fn ended_by(filter: Filter, act: fn()) -> libc::c_int {
-        // SAFETY: the child calls nothing but what is async-signal-safe, and ends.
+        // SAFETY: the child calls what is async-signal-safe, or what the C library makes usable after a fork (its
+        // allocator), and ends.
         unsafe {
             match libc::fork() {
                 0 => {
@@ -117,6 +118,25 @@ mod tests {
     }
 
     #[test]
+    fn threads_start_without_clone3() {
+        let thread = || {
+            // SAFETY: the kernel would refuse a description of no size.
+            let result = unsafe { libc::syscall(libc::SYS_clone3, 0, 0) };
+            let is_absent = result == -1 && io::Error::last_os_error().raw_os_error() == Some(libc::ENOSYS);
+            let started = std::thread::Builder::new()
+                .spawn(|| 7)
+                .map(std::thread::JoinHandle::join);
+            if !is_absent || !matches!(started, Ok(Ok(7))) {
+                // SAFETY: ends this process.
+                unsafe { libc::_exit(1) };
+            }
+        };
+        for filter in [Filter::Monitor, Filter::Vcpu] {
+            assert_eq!(ended_by(filter, thread), 0, "{filter:?}");
+        }
+    }
+
+    #[test]
     fn what_it_never_does_ends_it() {
         let execute = || {
             let path = c"/bin/true".as_ptr();
@@ -136,7 +156,30 @@ mod tests {
             // SAFETY: the kernel refuses a missing description.
             unsafe { libc::syscall(libc::SYS_io_uring_setup, 1, 0) };
         };
+        let fork = || {
+            // SAFETY: with these arguments it would be fork(2).
+            unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) };
+        };
+        let namespace = || {
+            // SAFETY: the kernel refuses a namespace to a thread, if it is asked.
+            unsafe {
+                libc::syscall(
+                    libc::SYS_clone,
+                    libc::CLONE_NEWUSER | libc::CLONE_THREAD,
+                    0,
+                    0,
+                    0,
+                    0,
+                )
+            };
+        };
         for filter in [Filter::Monitor, Filter::Vcpu] {
+            assert_eq!(ended_by(filter, fork), libc::SIGSYS, "{filter:?} forks");
+            assert_eq!(
+                ended_by(filter, namespace),
+                libc::SIGSYS,
+                "{filter:?} has namespaces"
+            );
             assert_eq!(ended_by(filter, execute), libc::SIGSYS, "{filter:?} executes");
             assert_eq!(ended_by(filter, kill), libc::SIGSYS, "{filter:?} kills");
             assert_eq!(

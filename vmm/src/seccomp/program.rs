@@ -55,8 +55,12 @@ enum Target {
     Skip(usize),
     Allow,
     Trap,
+    Absent,
 }
-use Target::{Allow, Next, Skip, Trap};
+use Target::{Absent, Allow, Next, Skip, Trap};
+
+/// The error number of a call that the kernel does not have.
+const NO_SUCH_CALL: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
 
 #[derive(Default)]
 struct Program(Vec<(u16, u32, Target, Target)>);
@@ -85,6 +89,7 @@ impl Program {
             Test::Without(bits) => block.test(JUMP_IF_BITS, bits, Trap, Allow),
             Test::OwnProcess => block.test(JUMP_IF_EQUAL, process::id(), Allow, Trap),
             Test::Caller => block.test(JUMP_IF_EQUAL, 0, Allow, Trap),
+            Test::Absent => block.test(JUMP_IF_EQUAL, 0, Absent, Absent),
         }
         self.test(JUMP_IF_EQUAL, number(rule.call), Next, Skip(block.0.len()));
         self.0.extend(block.0);
@@ -115,7 +120,7 @@ impl Program {
         }
     }
 
-    /// Puts the two verdicts at the end, and distances in place of targets.
+    /// Puts the verdicts at the end, and distances in place of targets.
     fn link(self) -> Result<Vec<sock_filter>, TooLong> {
         let len = self.0.len();
         let mut program = Vec::with_capacity(len.saturating_add(2));
@@ -127,13 +132,14 @@ impl Program {
                     Skip(count) => count,
                     Allow => rest,
                     Trap => rest.saturating_add(1),
+                    Absent => rest.saturating_add(2),
                 };
                 u8::try_from(distance).map_err(|_| TooLong)
             };
             let (jt, jf) = (distance(yes)?, distance(no)?);
             program.push(sock_filter { code, jt, jf, k });
         }
-        for k in [libc::SECCOMP_RET_ALLOW, libc::SECCOMP_RET_TRAP] {
+        for k in [libc::SECCOMP_RET_ALLOW, libc::SECCOMP_RET_TRAP, NO_SUCH_CALL] {
             let (code, jt, jf) = (RETURN, 0, 0);
             program.push(sock_filter { code, jt, jf, k });
         }
@@ -179,7 +185,7 @@ fn number(call: c_long) -> u32 {
 mod tests {
     #![allow(clippy::arithmetic_side_effects)]
 
-    use super::super::policy;
+    use super::super::policy::{self, Only};
     use super::*;
 
     /// What a program says to a call, as the kernel would run it.
@@ -208,23 +214,24 @@ mod tests {
         }
     }
 
-    fn allows(rules: &[&Rule], call: u32, arguments: [u32; 6]) -> bool {
-        let verdict = |rule: &&&Rule| match rule.only {
-            None => true,
-            Some(only) => {
-                let value = arguments[usize::from(only.argument)];
-                match only.test {
-                    Test::OneOf(values) => values.contains(&value),
-                    Test::Without(bits) => value & bits == 0,
-                    Test::OwnProcess => value == process::id(),
-                    Test::Caller => value == 0,
-                }
-            }
+    fn verdict(rules: &[&Rule], call: u32, arguments: [u32; 6]) -> u32 {
+        let Some(rule) = rules.iter().find(|rule| number(rule.call) == call) else {
+            return libc::SECCOMP_RET_TRAP;
         };
-        rules
-            .iter()
-            .filter(|rule| number(rule.call) == call)
-            .any(|rule| verdict(&rule))
+        let value = |only: Only| arguments[usize::from(only.argument)];
+        let allowed = rule.only.is_none_or(|only| match only.test {
+            Test::OneOf(values) => values.contains(&value(only)),
+            Test::Without(bits) => value(only) & bits == 0,
+            Test::OwnProcess => value(only) == process::id(),
+            Test::Caller => value(only) == 0,
+            Test::Absent => false,
+        });
+        let is_absent = rule.only.is_some_and(|only| matches!(only.test, Test::Absent));
+        match (allowed, is_absent) {
+            (true, _) => libc::SECCOMP_RET_ALLOW,
+            (_, true) => NO_SUCH_CALL,
+            _ => libc::SECCOMP_RET_TRAP,
+        }
     }
 
     #[test]
@@ -243,6 +250,7 @@ mod tests {
                 0x5402,
                 0xae80,
                 0x4020_ae76,
+                0x003d_0f00,
                 process::id(),
                 u32::MAX,
             ];
@@ -250,11 +258,7 @@ mod tests {
             for call in (0..600).chain([1 << 30, (1 << 30) + 16, u32::MAX]) {
                 for value in values {
                     let arguments = [value; 6];
-                    let expected = if allows(&rules, call, arguments) {
-                        libc::SECCOMP_RET_ALLOW
-                    } else {
-                        libc::SECCOMP_RET_TRAP
-                    };
+                    let expected = verdict(&rules, call, arguments);
                     assert_eq!(run(&program, call, arguments), expected, "{call} {value:#x}");
                 }
             }

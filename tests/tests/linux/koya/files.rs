@@ -59,7 +59,11 @@ fn volumes_are_the_hosts_files_and_read_only_where_they_are_to_be() {
             .contains("\"Containers\": [\n      \"web\"\n    ]")
     );
     user.says(&["rm", "web"]);
+    // What a process of a number that none can have was removing.
+    let lost = user.home.path("home/volumes/.gone-4194305-old");
+    fs::create_dir(&lost).unwrap();
     assert_eq!(user.says(&["volume", "rm", "data"]), "data\n");
+    assert!(!lost.exists());
     assert_eq!(user.says(&["volume", "ls", "--quiet"]), "");
 
     let missing = format!("{}:/x", path("missing"));

@@ -78,9 +78,24 @@ fn a_container_starts_again_with_what_it_wrote() {
     }
 
     let started = user.field("web", ".State.StartedAt");
+    // New limits hold from the next start on, and at once while it runs.
+    assert_eq!(user.says(&["update", "--pids-limit", "77", "web"]), "web\n");
     user.says(&["start", "web"]);
     until("it forgot", || user.says(&["logs", "web"]) == "again\n");
     assert_ne!(user.field("web", ".State.StartedAt"), started);
+    user.says(&["update", "--memory", "48m", "--cpus", "0.5", "web"]);
+    let limits = "cd /sys/fs/cgroup; cat pids.max memory.max memory.swap.max cpu.max";
+    assert_eq!(
+        user.says(&["exec", "web", "sh", "-c", limits]),
+        "77\n50331648\n50331648\n50000 100000\n"
+    );
+    assert_eq!(user.field("web", ".HostConfig.Memory"), "50331648");
+    let line = user.refused(&["update", "web"], 125);
+    assert!(line.contains("nothing is to be changed"), "{line}");
+    for (limit, value) in [("--cpus", "33"), ("--memory", "9g"), ("--memory-swap", "7m")] {
+        let line = user.refused(&["update", limit, value, "web"], 1);
+        assert!(line.contains(limit), "{line}");
+    }
     user.says(&["restart", "--time", "0", "web"]);
     assert_eq!(user.field("web", ".State.Running"), "true");
     user.says(&["rm", "--force", "web"]);

@@ -148,9 +148,21 @@ impl User {
             .to_owned()
     }
 
-    /// Nothing is left of any container, nor of any microVM.
+    /// Nothing is left of any container, nor of any microVM. Their networks may be a while behind them.
     fn has_nothing_left(&self) -> bool {
-        is_empty(&self.home.path("home/containers")) && is_empty(&self.home.path("home/vms"))
+        let kept = |folder: &str| !is_empty(&self.home.path("home").join(folder));
+        if kept("containers") || kept("vms") {
+            return false;
+        }
+        until("the networks are down", || !self.has_networks());
+        true
+    }
+
+    /// Whether any container is attached to a network, or has not been taken off it yet.
+    fn has_networks(&self) -> bool {
+        let boots = fs::read_dir(self.home.path("home/networks"));
+        let mut boots = boots.into_iter().flatten().flatten().map(|entry| entry.path());
+        boots.any(|boot| boot.join("attached").is_dir() && !is_empty(&boot.join("attached")))
     }
 
     /// The containers that are left, or run.
