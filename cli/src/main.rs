@@ -15,6 +15,7 @@ mod list;
 mod logs;
 mod network;
 mod port;
+mod prune;
 mod run;
 mod settings;
 mod show;
@@ -38,7 +39,7 @@ use clap::error::ErrorKind;
 
 use koya_sandbox::parts::Parts;
 
-use crate::args::{Cli, Command};
+use crate::args::{Cli, Command, SystemCommand};
 use crate::error::CliError;
 use crate::home::Home;
 
@@ -69,6 +70,7 @@ fn main() -> ExitCode {
         Command::Network(command) => network::network(command),
         Command::Port(args) => port::port(args),
         Command::Volume(command) => volume::volume(command),
+        Command::System(SystemCommand::Prune(args)) => prune::prune(args),
         Command::Pull(args) => images::pull(args),
         Command::Load(args) => images::load(args),
         Command::Images(args) => images::list(args),

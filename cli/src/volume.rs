@@ -93,13 +93,14 @@ fn each(args: &NamesArgs, mut act: impl FnMut(&str) -> Result<(), CliError>) -> 
 }
 
 /// The volumes of a user.
-struct Volumes {
+pub struct Volumes {
     home: PathBuf,
     folder: PathBuf,
 }
 
 impl Volumes {
-    fn of(home: &Home) -> Self {
+    /// Those of this home.
+    pub fn of(home: &Home) -> Self {
         Self {
             home: home.folder().to_owned(),
             folder: home.folder().join("volumes"),
@@ -107,7 +108,7 @@ impl Volumes {
     }
 
     /// Their names, in order.
-    fn names(&self) -> Result<Vec<String>, CliError> {
+    pub fn names(&self) -> Result<Vec<String>, CliError> {
         let entries = match fs::read_dir(&self.folder) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries.map_err(failed("listing", &self.folder))?,
@@ -152,7 +153,7 @@ impl Volumes {
     }
 
     /// Removes a volume that no container has, running or not.
-    fn remove(&self, name: &str, containers: &[Container]) -> Result<(), CliError> {
+    pub fn remove(&self, name: &str, containers: &[Container]) -> Result<(), CliError> {
         self.find(name)?;
         if let Some(user) = self.users(name, containers).first() {
             return Err(CliError::VolumeInUse(name.to_owned(), user.name.clone()));
@@ -180,7 +181,8 @@ impl Volumes {
         }
     }
 
-    fn users<'a>(&self, name: &str, containers: &'a [Container]) -> Vec<&'a Container> {
+    /// Containers that have a volume, running or not.
+    pub fn users<'a>(&self, name: &str, containers: &'a [Container]) -> Vec<&'a Container> {
         let data = self.data(name);
         let has = |container: &&Container| {
             let mut volumes = container.settings.volumes.iter();

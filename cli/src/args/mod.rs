@@ -100,6 +100,9 @@ pub enum Command {
     Tag(TagArgs),
     /// Remove images
     Rmi(NamesArgs),
+    /// All that koya keeps
+    #[command(subcommand)]
+    System(SystemCommand),
     /// What this host can do, and how to fix what it cannot
     Doctor(DoctorArgs),
     /// Print the completions of a shell
@@ -338,6 +341,27 @@ pub enum VolumeCommand {
     /// Remove volumes that no container has
     #[command(visible_alias = "remove")]
     Rm(NamesArgs),
+}
+
+/// `koya system`
+#[derive(Debug, Subcommand)]
+pub enum SystemCommand {
+    /// Remove what nobody uses: containers that do not run, networks, images without a name
+    Prune(PruneArgs),
+}
+
+/// `koya system prune`
+#[derive(Debug, Args)]
+pub struct PruneArgs {
+    /// Images with a name, too
+    #[arg(short, long)]
+    pub all: bool,
+    /// Volumes, too
+    #[arg(long)]
+    pub volumes: bool,
+    /// Do not ask first
+    #[arg(short, long)]
+    pub force: bool,
 }
 
 /// `koya cp`

@@ -97,6 +97,33 @@ fn volumes_are_made_before_and_kept_apart_from_paths() {
 }
 
 #[test]
+fn what_nobody_uses_goes_when_it_is_asked_for() {
+    let user = User::new();
+    let image = user.image();
+    let image = image.to_str().unwrap();
+    user.detach("web", &["--network", "none", "-v", "used:/x"], &["sleep", "1000"]);
+    let old = user.says(&["create", "--network", "none", image, "true"]);
+    user.says(&["volume", "create", "unused"]);
+    user.says(&["network", "create", "inner"]);
+    // Nobody has agreed.
+    let asked = told(&user.done(&["system", "prune", "--volumes"]));
+    assert!(asked.1.contains("all volumes that no container uses") && asked.0.is_empty(), "{asked:?}");
+    let networks = || user.says(&["network", "ls", "--quiet"]);
+    assert!(networks().contains("inner"));
+    let said = user.says(&["system", "prune", "--force", "--all", "--volumes"]);
+    for name in [old.trim(), "inner", "unused"] {
+        assert!(said.contains(&format!("\n{name}\n")), "{name}: {said}");
+    }
+    assert!(!said.contains("Images") && !networks().contains("inner"), "{said}");
+    assert_eq!(user.says(&["volume", "ls", "--quiet"]), "used\n");
+    user.says(&["rm", "--force", "web"]);
+    let said = user.says(&["system", "prune", "--force", "--all", "--volumes"]);
+    assert!(said.contains("Deleted Images:\nsha256:") && said.contains("\nused\n"), "{said}");
+    assert_eq!(user.says(&["images", "--quiet"]), "");
+    assert!(user.has_nothing_left(), "something is left behind");
+}
+
+#[test]
 fn copies_keep_what_files_are() {
     let user = User::new();
     user.detach("web", &[], &["sleep", "1000"]);
