@@ -1,15 +1,18 @@
-//! Turns `proto/agent.proto` into Rust: messages, client and service, by code
-//! generators written in Rust, so that no `protoc` has to be installed.
+//! Turns `proto/*.proto` into Rust: messages, and the service for who serves
+//! it, by code generators written in Rust, so that no `protoc` has to be
+//! installed.
 
 use std::path::Path;
 use std::{env, fs, io};
 
-const SOURCE: &str = "proto/agent.proto";
+const SOURCES: [&str; 2] = ["proto/agent.proto", "proto/envelope.proto"];
 
 fn main() -> io::Result<()> {
-    println!("cargo::rerun-if-changed={SOURCE}");
+    for source in SOURCES {
+        println!("cargo::rerun-if-changed={source}");
+    }
     ttrpc_codegen::Codegen::new()
-        .input(SOURCE)
+        .inputs(SOURCES)
         .include("proto")
         .rust_protobuf()
         .run()?;
@@ -18,6 +21,6 @@ fn main() -> io::Result<()> {
     // modules but not be included; this file can be included and declares them.
     fs::write(
         Path::new(&folder).join("modules.rs"),
-        "pub mod agent;\npub mod agent_ttrpc;\n",
+        "pub mod agent;\n#[cfg(feature = \"server\")]\npub mod agent_ttrpc;\npub mod envelope;\n",
     )
 }

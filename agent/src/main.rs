@@ -95,6 +95,7 @@ fn start(
     streams: listener::Listener,
     power: rpc::Power,
 ) -> Result<Arc<Containers>, error::StartError> {
+    sys::raise_files();
     let children = Children::start()?;
     let broker = Arc::new(Broker::default());
     let containers = Arc::new(Containers::new(state, cgroup, children, Arc::clone(&broker))?);

@@ -6,12 +6,13 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// Locks a mutex; what a thread that panicked left behind is taken as it is,
 /// for nothing here is ever half-changed.
@@ -77,26 +78,59 @@ pub fn path_bytes(path: &Path) -> io::Result<CString> {
     Ok(CString::new(path.as_os_str().as_bytes())?)
 }
 
+/// Descriptors that this process has at most. A process in a container has some ten of them, its connection for requests
+/// and its streams among them, and there can be a thousand; the kernel begins with 1024 for all.
+const MAX_FILES: u64 = 1 << 16;
+
+/// The limits of open files that this process began with.
+static INHERITED_FILES: OnceLock<libc::rlimit> = OnceLock::new();
+
+/// Lets this process have [`MAX_FILES`], or as many as it may. Its children have what it began with.
+pub fn raise_files() {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return;
+    };
+    if soft >= MAX_FILES {
+        return;
+    }
+    // Once, by whoever is first.
+    let _ = INHERITED_FILES.set(libc::rlimit {
+        rlim_cur: soft,
+        rlim_max: hard,
+    });
+    // Who may not raise what it may have at most takes that.
+    let _ = setrlimit(Resource::RLIMIT_NOFILE, MAX_FILES, hard.max(MAX_FILES))
+        .or_else(|_| setrlimit(Resource::RLIMIT_NOFILE, hard.min(MAX_FILES), hard));
+}
+
 /// Descriptor under which a helper finds its end of the control socket.
 pub const CONTROL_FD: i32 = 3;
 
-/// Has a command start with a descriptor as number [`CONTROL_FD`].
+/// Has a command start with a descriptor as number [`CONTROL_FD`], and with the limit of open files that this process began
+/// with.
 pub fn give_control(command: &mut Command, control: OwnedFd) -> io::Result<()> {
     // Somewhere above, so that duplicating it to CONTROL_FD is a real copy,
     // which is open in the new program.
     let high = fcntl(control.as_raw_fd(), FcntlArg::F_DUPFD_CLOEXEC(10))?;
     // SAFETY: fcntl has just returned it; nobody else knows it.
     let high = unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(high) };
-    let duplicate = move || {
+    let files = INHERITED_FILES.get().copied();
+    let prepare = move || {
+        if let Some(files) = &files {
+            // SAFETY: the limits live through the call.
+            if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, files) } == -1 {
+                return Err(io::Error::last_os_error());
+            }
+        }
         // SAFETY: dup2 on two plain numbers touches no memory.
         match unsafe { libc::dup2(high.as_raw_fd(), CONTROL_FD) } {
             -1 => Err(io::Error::last_os_error()),
             _ => Ok(()),
         }
     };
-    // SAFETY: between fork and exec it calls nothing but dup2, which is
-    // async-signal-safe, and allocates nothing.
-    unsafe { command.pre_exec(duplicate) };
+    // SAFETY: between fork and exec it calls nothing but setrlimit and dup2,
+    // which are async-signal-safe, and allocates nothing.
+    unsafe { command.pre_exec(prepare) };
     Ok(())
 }
 

@@ -1,5 +1,7 @@
 //! `koya exec`.
 
+mod turn;
+
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -14,6 +16,7 @@ use crate::error::CliError;
 use crate::home::{Home, agent_of};
 use crate::settings;
 use crate::signals::Relay;
+use turn::Turn;
 
 /// How long a guest may take to start a process. One that is busy, with hundreds of them at once, takes longer than for
 /// anything else; one that hangs has been found out by then.
@@ -33,6 +36,7 @@ pub fn exec(args: &ExecArgs) -> Result<ExitCode, CliError> {
     }
     let records = Home::find()?.records()?;
     let container = records.find(&args.container)?;
+    let turn = Turn::wait(&records.vm_folder(&container.vm), PATIENCE);
     let agent = agent_of(&records, &container)?.with_deadline(PATIENCE);
     let exec_id = new_id().map_err(CliError::Streams)?;
     let request = request(args, &container, &exec_id)?;
@@ -48,6 +52,8 @@ pub fn exec(args: &ExecArgs) -> Result<ExitCode, CliError> {
             stdio: Some(stdio).into(),
             ..request
         })?;
+        // All connections are there.
+        drop(turn);
         Ok(())
     })?;
     Ok(ExitCode::from(u8::try_from(exit.code).unwrap_or(u8::MAX)))

@@ -1,11 +1,14 @@
 //! Errors as they cross the wire: a ttRPC status whose details hold an
 //! [`ErrorDetail`] with the kind, so that a client need not read messages.
 
-use protobuf::{EnumOrUnknown, Message};
+#[cfg(any(test, feature = "server"))]
+use protobuf::EnumOrUnknown;
+use protobuf::Message;
 use thiserror::Error;
-use ttrpc::proto::Any;
-use ttrpc::{Code, Status};
 
+#[cfg(any(test, feature = "server"))]
+use crate::generated::envelope::Detail;
+use crate::generated::envelope::Status;
 use crate::v1::ErrorDetail;
 pub use crate::v1::ErrorKind;
 
@@ -41,33 +44,58 @@ impl AgentError {
     }
 
     /// As the status of a response.
-    #[must_use]
-    pub fn to_status(&self) -> Status {
+    #[cfg(any(test, feature = "server"))]
+    pub(crate) fn to_envelope(&self) -> Status {
         let detail = ErrorDetail {
             kind: EnumOrUnknown::new(self.kind),
             ..Default::default()
         };
-        let mut status = ttrpc::get_status(code(self.kind), &self.message);
-        // Writing two varints into a vector cannot fail; without them the
-        // receiver sees ERROR_KIND_UNSPECIFIED.
-        let value = detail.write_to_bytes().unwrap_or_default();
-        status.details.push(Any {
+        let detail = Detail {
             type_url: DETAIL_TYPE.to_owned(),
-            value,
+            // Writing two varints into a vector cannot fail; without them the
+            // receiver sees ERROR_KIND_UNSPECIFIED.
+            value: detail.write_to_bytes().unwrap_or_default(),
+            ..Default::default()
+        };
+        Status {
+            code: code(self.kind),
+            message: self.message.clone(),
+            details: vec![detail],
+            ..Default::default()
+        }
+    }
+
+    /// As the status of a response, for who serves.
+    #[cfg(feature = "server")]
+    #[must_use]
+    pub fn to_status(&self) -> ttrpc::Status {
+        let Status {
+            code,
+            message,
+            details,
+            ..
+        } = self.to_envelope();
+        let details = details.into_iter().map(|detail| ttrpc::proto::Any {
+            type_url: detail.type_url,
+            value: detail.value,
             ..Default::default()
         });
-        status
+        ttrpc::Status {
+            code: EnumOrUnknown::from_i32(code),
+            message,
+            details: details.collect(),
+            ..Default::default()
+        }
     }
 
     /// What a response's status says. A status without detail, from ttRPC
     /// itself, has [`ErrorKind::ERROR_KIND_UNSPECIFIED`].
-    #[must_use]
-    pub fn from_status(status: &Status) -> Self {
+    pub(crate) fn from_envelope(status: &Status) -> Self {
         let detail = status
             .details
             .iter()
-            .find(|any| any.type_url == DETAIL_TYPE)
-            .and_then(|any| ErrorDetail::parse_from_bytes(&any.value).ok());
+            .find(|detail| detail.type_url == DETAIL_TYPE)
+            .and_then(|detail| ErrorDetail::parse_from_bytes(&detail.value).ok());
         let kind = detail.map_or(ErrorKind::ERROR_KIND_UNSPECIFIED, |detail| {
             detail.kind.enum_value_or_default()
         });
@@ -75,6 +103,7 @@ impl AgentError {
     }
 }
 
+#[cfg(feature = "server")]
 impl From<AgentError> for ttrpc::Error {
     fn from(error: AgentError) -> Self {
         Self::RpcStatus(error.to_status())
@@ -82,18 +111,27 @@ impl From<AgentError> for ttrpc::Error {
 }
 
 /// gRPC's code for a kind, for clients that know only those.
-fn code(kind: ErrorKind) -> Code {
+#[cfg(any(test, feature = "server"))]
+fn code(kind: ErrorKind) -> i32 {
+    const UNKNOWN: i32 = 2;
+    const INVALID_ARGUMENT: i32 = 3;
+    const DEADLINE_EXCEEDED: i32 = 4;
+    const NOT_FOUND: i32 = 5;
+    const ALREADY_EXISTS: i32 = 6;
+    const RESOURCE_EXHAUSTED: i32 = 8;
+    const FAILED_PRECONDITION: i32 = 9;
+    const INTERNAL: i32 = 13;
     match kind {
-        ErrorKind::ERROR_KIND_VERSION | ErrorKind::ERROR_KIND_STATE => Code::FAILED_PRECONDITION,
+        ErrorKind::ERROR_KIND_VERSION | ErrorKind::ERROR_KIND_STATE => FAILED_PRECONDITION,
         ErrorKind::ERROR_KIND_INVALID
         | ErrorKind::ERROR_KIND_EXECUTABLE_MISSING
-        | ErrorKind::ERROR_KIND_NOT_EXECUTABLE => Code::INVALID_ARGUMENT,
-        ErrorKind::ERROR_KIND_NOT_FOUND => Code::NOT_FOUND,
-        ErrorKind::ERROR_KIND_EXISTS => Code::ALREADY_EXISTS,
-        ErrorKind::ERROR_KIND_DEADLINE => Code::DEADLINE_EXCEEDED,
-        ErrorKind::ERROR_KIND_LIMIT => Code::RESOURCE_EXHAUSTED,
-        ErrorKind::ERROR_KIND_STORAGE | ErrorKind::ERROR_KIND_RUNTIME => Code::INTERNAL,
-        ErrorKind::ERROR_KIND_UNSPECIFIED => Code::UNKNOWN,
+        | ErrorKind::ERROR_KIND_NOT_EXECUTABLE => INVALID_ARGUMENT,
+        ErrorKind::ERROR_KIND_NOT_FOUND => NOT_FOUND,
+        ErrorKind::ERROR_KIND_EXISTS => ALREADY_EXISTS,
+        ErrorKind::ERROR_KIND_DEADLINE => DEADLINE_EXCEEDED,
+        ErrorKind::ERROR_KIND_LIMIT => RESOURCE_EXHAUSTED,
+        ErrorKind::ERROR_KIND_STORAGE | ErrorKind::ERROR_KIND_RUNTIME => INTERNAL,
+        ErrorKind::ERROR_KIND_UNSPECIFIED => UNKNOWN,
     }
 }
 
@@ -104,8 +142,8 @@ mod tests {
     #[test]
     fn a_kind_survives_the_wire() {
         let sent = AgentError::new(ErrorKind::ERROR_KIND_EXECUTABLE_MISSING, "no /bin/nothing");
-        let bytes = sent.to_status().write_to_bytes().unwrap();
-        let received = AgentError::from_status(&Status::parse_from_bytes(&bytes).unwrap());
+        let bytes = sent.to_envelope().write_to_bytes().unwrap();
+        let received = AgentError::from_envelope(&Status::parse_from_bytes(&bytes).unwrap());
         assert_eq!(received, sent);
         assert_eq!(received.exit_code(), 127);
         assert_eq!(received.to_string(), "no /bin/nothing");
@@ -113,9 +151,24 @@ mod tests {
 
     #[test]
     fn a_status_of_another_service_has_no_kind() {
-        let status = ttrpc::get_status(Code::UNIMPLEMENTED, "what?");
-        let error = AgentError::from_status(&status);
+        let status = Status {
+            code: 12,
+            message: "what?".to_owned(),
+            ..Default::default()
+        };
+        let error = AgentError::from_envelope(&status);
         assert_eq!(error.kind, ErrorKind::ERROR_KIND_UNSPECIFIED);
         assert_eq!(error.exit_code(), 125);
+    }
+
+    /// The two descriptions of one message agree.
+    #[cfg(feature = "server")]
+    #[test]
+    fn what_a_server_sends_is_what_a_client_reads() {
+        let sent = AgentError::new(ErrorKind::ERROR_KIND_STATE, "it runs");
+        let bytes = sent.to_status().write_to_bytes().unwrap();
+        let status = Status::parse_from_bytes(&bytes).unwrap();
+        assert_eq!(status.code, 9);
+        assert_eq!(AgentError::from_envelope(&status), sent);
     }
 }

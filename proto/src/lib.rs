@@ -30,9 +30,11 @@ mod generated {
 }
 
 /// Messages and service of `koya.agent.v1`, generated from `proto/agent.proto`,
-/// where every field is described.
+/// where every field is described. The service is there with the feature
+/// `server`.
 pub mod v1 {
     pub use crate::generated::agent::*;
+    #[cfg(feature = "server")]
     pub use crate::generated::agent_ttrpc::{Agent, create_agent};
 }
 

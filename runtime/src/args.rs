@@ -35,8 +35,8 @@ pub struct Cli {
     pub command: Command,
 }
 
-/// What `--version` says; the second line is what engines look for.
-const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\nspec: 1.2.0");
+/// What `--version` says after the name. docker looks for "version" in it, others for the second line.
+const VERSION: &str = concat!("version ", env!("CARGO_PKG_VERSION"), "\nspec: 1.2.0");
 
 #[derive(Debug, Subcommand)]
 pub enum Command {

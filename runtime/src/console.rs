@@ -53,10 +53,11 @@ fn send(socket: &Path, master: &impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Begins a session whose terminal it is, so that a change of its size is heard of. The process must lead no session yet.
+/// Begins a session whose terminal it is, so that a change of its size is heard of, and gives up the standard streams. The
+/// process must lead no session yet.
 ///
 /// # Errors
-/// [`RuntimeError::System`]
+/// [`RuntimeError::System`], [`RuntimeError::File`]
 pub fn take(slave: &File) -> Result<(), RuntimeError> {
     rustix::process::setsid().map_err(RuntimeError::system("begin a session"))?;
     // SAFETY: TIOCSCTTY takes a number, no pointer.
@@ -66,7 +67,21 @@ pub fn take(slave: &File) -> Result<(), RuntimeError> {
             io::Error::last_os_error(),
         ));
     }
-    Ok(())
+    // docker waits for the ends of those that it gave the command, and takes the terminal's output only then.
+    silence()
+}
+
+/// Gives up this process's standard streams, whose ends others wait for.
+///
+/// # Errors
+/// [`RuntimeError::File`], [`RuntimeError::System`]
+pub fn silence() -> Result<(), RuntimeError> {
+    let null = File::options().read(true).write(true).open("/dev/null");
+    let null = null.map_err(RuntimeError::file("open", "/dev/null".as_ref()))?;
+    rustix::stdio::dup2_stdin(&null)
+        .and_then(|()| rustix::stdio::dup2_stdout(&null))
+        .and_then(|()| rustix::stdio::dup2_stderr(&null))
+        .map_err(RuntimeError::system("close the standard streams"))
 }
 
 /// Rows and columns; 0 if unknown.

@@ -39,6 +39,13 @@ pub enum Request {
     Processes,
 }
 
+impl Request {
+    /// Whether it is the end.
+    pub fn kills(&self) -> bool {
+        matches!(self, Self::Kill { signal, .. } if *signal == libc::SIGKILL.cast_unsigned())
+    }
+}
+
 /// An answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -11,6 +11,7 @@ use koya_sandbox::bundle::BundleError;
 use koya_sandbox::network::NamespaceError;
 use koya_sandbox::network::takeover::TakeoverError;
 use koya_sandbox::parts::PartsError;
+use koya_sandbox::signals::SignalError;
 use koya_sandbox::volumes::VolumeError;
 
 use crate::record::Status;
@@ -83,8 +84,8 @@ pub enum RuntimeError {
         what: String,
     },
     /// A text that is no signal.
-    #[error("{0:?} is no signal; give a name as TERM, or a number from 1 to 64")]
-    Signal(String),
+    #[error(transparent)]
+    Signal(#[from] SignalError),
     /// The process to run in a container.
     #[error("{0}")]
     Process(String),

@@ -11,6 +11,7 @@ use koya_sandbox::bundle::Hook;
 use serde_json::Value;
 
 use crate::error::RuntimeError;
+use crate::threads;
 
 /// Bytes kept of what one says about its failure.
 const KEPT: usize = 4096;
@@ -53,15 +54,14 @@ fn run(hook: &Hook, state: &Value) -> Result<(), String> {
     let mut child = command
         .spawn()
         .map_err(|error| format!("cannot be run: {error}"))?;
-    if let Some(mut stdin) = child.stdin.take() {
-        let text = state.to_string();
-        // It may read nothing, and fill no pipe of ours.
-        thread::spawn(move || stdin.write_all(text.as_bytes()));
-    }
-    let (sender, said) = mpsc::channel();
-    if let Some(stderr) = child.stderr.take() {
-        thread::spawn(move || sender.send(listen(stderr)));
-    }
+    let said = match talk(&mut child, state) {
+        Ok(said) => said,
+        Err(error) => {
+            kill(&child);
+            let _ = child.wait();
+            return Err(format!("cannot be talked to: {error}"));
+        }
+    };
     let limit = hook.timeout.map_or(PATIENCE, Duration::from_secs);
     let status = await_end(&mut child, limit);
     // What it left running may hold its standard error open.
@@ -74,6 +74,28 @@ fn run(hook: &Hook, state: &Value) -> Result<(), String> {
     }
 }
 
+/// Gives it the state; what it says.
+fn talk(child: &mut Child, state: &Value) -> std::io::Result<mpsc::Receiver<String>> {
+    let (sender, said) = mpsc::channel();
+    if let Some(mut stdin) = child.stdin.take() {
+        let text = state.to_string();
+        // It may read nothing, and fill no pipe of ours.
+        threads::spawn("state", move || stdin.write_all(text.as_bytes()))?;
+    }
+    if let Some(stderr) = child.stderr.take() {
+        threads::spawn("stderr", move || sender.send(listen(stderr)))?;
+    }
+    Ok(said)
+}
+
+/// Kills it, and what it started.
+fn kill(child: &Child) {
+    if let Ok(group) = i32::try_from(child.id()) {
+        // SAFETY: kill takes two numbers and touches no memory.
+        unsafe { libc::kill(group.saturating_neg(), libc::SIGKILL) };
+    }
+}
+
 /// Waits for its end; kills it, and what it started, when that takes too long.
 fn await_end(child: &mut Child, limit: Duration) -> std::io::Result<Option<std::process::ExitStatus>> {
     let start = Instant::now();
@@ -82,10 +104,7 @@ fn await_end(child: &mut Child, limit: Duration) -> std::io::Result<Option<std::
             return Ok(Some(status));
         }
         if start.elapsed() >= limit {
-            if let Ok(group) = i32::try_from(child.id()) {
-                // SAFETY: kill takes two numbers and touches no memory.
-                unsafe { libc::kill(group.saturating_neg(), libc::SIGKILL) };
-            }
+            kill(child);
             child.wait()?;
             return Ok(None);
         }

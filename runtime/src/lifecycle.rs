@@ -1,16 +1,19 @@
 //! `start`, `state`, `kill`, `delete`, `pause` and `resume`.
 
 use std::fs;
+use std::io;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use koya_sandbox::signals;
 use rustix::process::Signal;
 
 use crate::args::{DeleteArgs, KillArgs};
 use crate::control::{Request, ask};
 use crate::error::RuntimeError;
 use crate::record::{Process, Record, Status};
-use crate::{Context, hooks, print, signal};
+use crate::{Context, hooks, print};
 
 /// How long a container may take to end that was killed.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -50,7 +53,7 @@ pub fn state(context: &Context, id: &str) -> Result<(), RuntimeError> {
 /// # Errors
 /// [`RuntimeError`]
 pub fn kill(context: &Context, args: &KillArgs) -> Result<(), RuntimeError> {
-    let signal = signal::parse(&args.signal)?;
+    let signal = signals::parse(&args.signal)?;
     let record = context.store.load(&args.id)?;
     let alive = [Status::Created, Status::Running, Status::Paused];
     want(&record, &alive, "created or running", "sent a signal")?;
@@ -60,7 +63,9 @@ pub fn kill(context: &Context, args: &KillArgs) -> Result<(), RuntimeError> {
     };
     match ask(&context.store.folder(&args.id), &args.id, &request) {
         // It ended while it was asked: what is gone needs no SIGKILL any more.
-        Err(RuntimeError::Gone(_)) if signal == libc::SIGKILL.cast_unsigned() => Ok(()),
+        Err(RuntimeError::Gone(_)) if request.kills() && context.store.await_end(&args.id, LAST_STEPS) => {
+            Ok(())
+        }
         result => result.map(drop),
     }
 }
@@ -113,12 +118,7 @@ pub fn remove(context: &Context, id: &str, force: bool) -> Result<(), RuntimeErr
     }
     // Whoever ends tells the engine how it was, and clears up: that is not torn apart.
     if record.status == Status::Stopped && context.store.await_end(id, PATIENCE) {
-        let late = Instant::now().checked_add(LAST_STEPS);
-        while record.process.as_ref().is_some_and(Process::is_there)
-            && late.is_some_and(|late| Instant::now() < late)
-        {
-            thread::sleep(PAUSE);
-        }
+        await_processes(record.process.as_slice(), LAST_STEPS);
     }
     // Those that are left over of one that was killed, too.
     for process in record.process.iter().chain(&record.helpers) {
@@ -130,17 +130,46 @@ pub fn remove(context: &Context, id: &str, force: bool) -> Result<(), RuntimeErr
             PATIENCE.as_secs()
         )));
     }
+    // A microVM's memory takes its time to be given back; until then its processes are in the container's cgroup.
+    await_processes(&record.helpers, PATIENCE);
     let mut stopped = record;
     stopped.status = Status::Stopped;
     clear(context, &stopped);
     Ok(())
 }
 
+/// Waits until processes have ended; whether they have.
+pub fn await_processes(processes: &[Process], patience: Duration) -> bool {
+    let begun = Instant::now();
+    while processes.iter().any(Process::is_there) {
+        if begun.elapsed() >= patience {
+            return false;
+        }
+        thread::sleep(PAUSE);
+    }
+    true
+}
+
+/// Removes a cgroup, from which the last process may be just on its way out. An engine may have removed it, or have
+/// something of its own in it.
+fn remove_cgroup(cgroup: &Path) {
+    let begun = Instant::now();
+    while let Err(error) = fs::remove_dir(cgroup) {
+        let passes = matches!(
+            error.kind(),
+            io::ErrorKind::ResourceBusy | io::ErrorKind::DirectoryNotEmpty
+        );
+        if !passes || begun.elapsed() >= LAST_STEPS {
+            return;
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
 /// Removes what is left of a container without processes, and tells those who want to know.
 pub fn clear(context: &Context, record: &Record) {
     if let Some(cgroup) = &record.cgroup {
-        // An engine may have removed it, or have something of its own in it.
-        let _ = fs::remove_dir(cgroup);
+        remove_cgroup(cgroup);
     }
     if let Err(error) = context.store.remove(&record.id) {
         context.log.warn(&error.one_line());
@@ -167,5 +196,38 @@ fn want(
             wanted,
             verb,
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn what_is_on_its_way_out_is_waited_for_and_what_stays_is_not() {
+        let mut child = Command::new("sleep").arg("0.3").spawn().unwrap();
+        let processes = [Process::of(child.id()).unwrap()];
+        assert!(!await_processes(&processes, Duration::from_millis(1)));
+        assert!(await_processes(&processes, Duration::from_secs(20)));
+        child.wait().unwrap();
+
+        let cgroup = std::env::temp_dir().join(format!("koya-cgroup-{}", std::process::id()));
+        let holder = cgroup.join("process");
+        fs::create_dir_all(&holder).unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                thread::sleep(Duration::from_millis(200));
+                fs::remove_dir(&holder).unwrap();
+            });
+            remove_cgroup(&cgroup);
+        });
+        assert!(!cgroup.exists());
+        fs::create_dir_all(&holder).unwrap();
+        let begun = Instant::now();
+        remove_cgroup(&cgroup);
+        assert!(holder.exists() && begun.elapsed() < Duration::from_secs(20));
+        fs::remove_dir_all(&cgroup).unwrap();
     }
 }

@@ -39,6 +39,15 @@ impl Log {
         self.write("warning", message);
     }
 
+    /// Tells whoever wants this many descriptors handed on that it cannot be.
+    pub fn no_descriptors(&self, count: u32) {
+        if count > 0 {
+            self.warn(&format!(
+                "--preserve-fds {count}: descriptors of the host mean nothing in a microVM and are closed"
+            ));
+        }
+    }
+
     fn write(&self, level: &str, message: &str) {
         let Some(path) = &self.path else { return };
         let time = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();

@@ -13,6 +13,7 @@ mod args;
 mod console;
 mod control;
 mod create;
+mod descriptors;
 mod error;
 mod events;
 mod exec;
@@ -27,6 +28,7 @@ mod signal;
 mod spec;
 mod store;
 mod streams;
+mod threads;
 mod update;
 
 use std::io::{self, Write};
@@ -35,6 +37,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::args::{Cli, Command};
+use crate::descriptors::Inherited;
 use crate::error::RuntimeError;
 use crate::log::Log;
 use crate::store::Store;
@@ -48,9 +51,12 @@ pub struct Context {
     pub log: Log,
     /// How cgroups are named.
     pub systemd_cgroup: bool,
+    /// What processes that stay have to close.
+    pub inherited: Inherited,
 }
 
 fn main() -> ExitCode {
+    let inherited = Inherited::note();
     // Whoever ignores it has passed that on, and no end of a child could be waited for.
     // SAFETY: restores a default, before there is a second thread.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
@@ -59,6 +65,7 @@ fn main() -> ExitCode {
         store: Store::at(cli.root),
         log: Log::new(cli.log, cli.log_format),
         systemd_cgroup: cli.systemd_cgroup,
+        inherited,
     };
     run(&context, &cli.command).unwrap_or_else(|error| {
         let line = error.one_line();

@@ -144,3 +144,49 @@ impl Record {
         }
     }
 }
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    /// A container that is being created.
+    pub fn record(id: &str) -> Record {
+        Record {
+            oci_version: "1.2.0".to_owned(),
+            id: id.to_owned(),
+            status: Status::Creating,
+            process: None,
+            helpers: Vec::new(),
+            bundle: "/nowhere".into(),
+            rootfs: "/nowhere/rootfs".into(),
+            created: String::new(),
+            owner: 0,
+            annotations: BTreeMap::new(),
+            hooks: Hooks::default(),
+            first: Value::Null,
+            cgroup: None,
+        }
+    }
+
+    #[test]
+    fn a_process_that_has_ended_is_not_there() {
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let process = Process::of(child.id()).unwrap();
+        assert!(process.is_there());
+        let other = Process {
+            began: process.began.wrapping_add(1),
+            ..process
+        };
+        // A number that is another's by now gets no signal.
+        other.signal(Signal::KILL);
+        assert!(process.is_there() && !other.is_there());
+        process.signal(Signal::KILL);
+        // It waits for somebody to ask how it ended, and is no process any more.
+        let late = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while process.is_there() {
+            assert!(std::time::Instant::now() < late);
+        }
+        child.wait().unwrap();
+        assert_eq!(Process::of(child.id()), None);
+    }
+}

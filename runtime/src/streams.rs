@@ -6,13 +6,13 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixStream;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
+use koya_sandbox::patient::{read_some, write_all};
 use koya_sandbox::stdio::{Streams, Wanted};
-use rustix::event::{PollFd, PollFlags, poll};
 
-use crate::console;
 use crate::error::RuntimeError;
+use crate::{console, threads};
 
 /// Bytes moved at once: as much as a pipe holds.
 const PIECE: usize = 64 << 10;
@@ -65,22 +65,22 @@ impl Own {
         let mut outputs = Vec::new();
         if let (Self::Terminal(slave), Some(stream)) = (self, streams.terminal) {
             let (source, input) = (slave.try_clone()?, stream.try_clone()?);
-            thread::spawn(move || feed(source, &input, false));
+            threads::spawn("stdin", move || feed(source, &input, false))?;
             let sink = slave.try_clone()?;
-            outputs.push(thread::spawn(move || drain(stream, &sink)));
+            outputs.push(threads::spawn("terminal", move || drain(stream, &sink))?);
             return Ok(outputs);
         }
         if let Some(stream) = streams.stdin {
             let source = own(rustix::stdio::stdin())?;
-            thread::spawn(move || feed(source, &stream, true));
+            threads::spawn("stdin", move || feed(source, &stream, true))?;
         }
         if let Some(stream) = streams.stdout {
             let sink = own(rustix::stdio::stdout())?;
-            outputs.push(thread::spawn(move || drain(stream, &sink)));
+            outputs.push(threads::spawn("stdout", move || drain(stream, &sink))?);
         }
         if let Some(stream) = streams.stderr {
             let sink = own(rustix::stdio::stderr())?;
-            outputs.push(thread::spawn(move || drain(stream, &sink)));
+            outputs.push(threads::spawn("stderr", move || drain(stream, &sink))?);
         }
         Ok(outputs)
     }
@@ -123,37 +123,4 @@ fn drain(mut stream: UnixStream, sink: &File) {
             return;
         }
     }
-}
-
-/// Whether somebody else made the descriptor one that does not wait, or a signal came.
-fn can_wait(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-    )
-}
-
-fn await_events(file: &impl AsFd, events: PollFlags) {
-    let _ = poll(&mut [PollFd::new(file, events)], None);
-}
-
-fn read_some(mut source: &File, buffer: &mut [u8]) -> io::Result<usize> {
-    loop {
-        match source.read(buffer) {
-            Err(error) if can_wait(&error) => await_events(&source, PollFlags::IN),
-            result => return result,
-        }
-    }
-}
-
-fn write_all(mut sink: &File, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match sink.write(bytes) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
-            Err(error) if can_wait(&error) => await_events(&sink, PollFlags::OUT),
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }

@@ -21,7 +21,7 @@ mod program;
 mod room;
 mod user;
 
-use std::io::{IoSlice, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -29,6 +29,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use koya_proto::error::ErrorKind;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde::{Deserialize, Serialize};
 
@@ -170,9 +171,11 @@ pub fn run() -> ExitCode {
     // SAFETY: the agent has opened it for this process, and nothing else here
     // knows it.
     let control = unsafe { OwnedFd::from_raw_fd(CONTROL_FD) };
+    // What it starts in a container is nobody that the agent may hear.
+    let closing = fcntl(CONTROL_FD, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(io::Error::from);
     let mut control = UnixStream::from(control);
     let mut request = Vec::new();
-    let outcome = match control.read_to_end(&mut request) {
+    let outcome = match closing.and_then(|_| control.read_to_end(&mut request)) {
         Ok(_) => match serde_json::from_slice(&request) {
             Ok(request) => carry_out(request),
             Err(error) => Err(Failure::runtime("understand the agent", &error)),
@@ -215,7 +218,7 @@ fn carry_out(request: Request) -> Outcome {
     }
 }
 
-fn answer(control: &mut UnixStream, reply: &Reply, descriptor: Option<&OwnedFd>) -> std::io::Result<()> {
+fn answer(control: &mut UnixStream, reply: &Reply, descriptor: Option<&OwnedFd>) -> io::Result<()> {
     if let Some(descriptor) = descriptor {
         let descriptors = [descriptor.as_raw_fd()];
         let message = [ControlMessage::ScmRights(&descriptors)];

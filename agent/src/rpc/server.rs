@@ -87,24 +87,24 @@ fn spawn(name: &str, function: impl FnOnce() + Send + 'static) -> io::Result<()>
 /// What requests of one connection share.
 struct Connection {
     server: Arc<Server>,
-    socket: UnixStream,
+    socket: Arc<UnixStream>,
     outgoing: Sender<Outgoing>,
     greeted: AtomicBool,
 }
 
 fn handle_connection(server: &Arc<Server>, socket: OwnedFd) -> io::Result<()> {
     // Reading and writing are the same for vsock.
-    let socket = UnixStream::from(socket);
+    let socket = Arc::new(UnixStream::from(socket));
     let (outgoing, responses) = channel();
-    let writing = socket.try_clone()?;
-    spawn("answers", move || write_responses(writing, &responses))?;
-    let mut reading = socket.try_clone()?;
+    let writing = Arc::clone(&socket);
+    spawn("answers", move || write_responses(&writing, &responses))?;
     let connection = Arc::new(Connection {
         server: Arc::clone(server),
         socket,
         outgoing,
         greeted: AtomicBool::new(false),
     });
+    let mut reading = &*connection.socket;
     loop {
         let mut header = [0; MESSAGE_HEADER_LENGTH];
         reading.read_exact(&mut header)?;
@@ -122,7 +122,7 @@ fn handle_connection(server: &Arc<Server>, socket: OwnedFd) -> io::Result<()> {
     }
 }
 
-fn write_responses(mut socket: UnixStream, responses: &Receiver<Outgoing>) {
+fn write_responses(mut socket: &UnixStream, responses: &Receiver<Outgoing>) {
     for (header, body) in responses {
         let mut message = Vec::<u8>::from(header);
         message.extend_from_slice(&body);

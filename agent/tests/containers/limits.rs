@@ -51,6 +51,29 @@ fn limits_are_in_the_cgroups_files() {
     place.client.delete("room", true).unwrap();
 }
 
+/// The agent itself takes more, for a thousand processes have ten each; nobody else gets to see that.
+#[test]
+fn processes_may_open_as_many_files_as_the_agent_could_at_first() {
+    let place = Place::new();
+    let limits = |pid: &str| {
+        let text = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("Max open files"));
+        let mut numbers = line
+            .unwrap()
+            .split_whitespace()
+            .map(|number| number.parse::<u64>().unwrap());
+        [(); 2].map(|()| numbers.next().unwrap())
+    };
+    let script = "ulimit -Sn; ulimit -Hn";
+    let expected = limits("self").map(|number| format!("{number}\n")).concat();
+    assert_eq!(place.run("once", &shell(script)), (0, expected.clone()));
+    place.sleeper("room");
+    let (code, out) = place.exec("room", "x", &process(&["sh", "-c", script]), b"");
+    assert_eq!((code, String::from_utf8(out).unwrap()), (0, expected));
+    let pid = place.agent_pid().to_string();
+    assert!(limits(&pid)[0] >= 65536, "{:?}", limits(&pid));
+}
+
 #[test]
 fn a_room_out_of_bounds_leaves_its_neighbour_and_the_agent_alone() {
     let place = Place::new();

@@ -56,7 +56,9 @@ impl Place {
             .read_line(&mut line)
             .unwrap();
         assert!(line.starts_with("koya-agent: ready"), "{line:?}");
-        let client = connect(UnixStream::connect(folder.join(RPC_SOCKET)).unwrap()).unwrap();
+        let client = connect(UnixStream::connect(folder.join(RPC_SOCKET)).unwrap())
+            .unwrap()
+            .with_deadline(LONG);
         Self {
             agent,
             folder,
@@ -69,6 +71,10 @@ impl Place {
         Path::new("/sys/fs/cgroup")
             .join(format!("koya-{}", self.agent.id()))
             .join(id)
+    }
+
+    pub fn agent_pid(&self) -> u32 {
+        self.agent.id()
     }
 
     pub fn folder(&self) -> &Path {

@@ -10,9 +10,10 @@ use std::thread::{self, JoinHandle};
 
 use koya_proto::client::{AgentClient, ProcessId};
 use koya_proto::v1;
+use koya_sandbox::patient::{read_some, write_all};
 use koya_sandbox::stdio::{self, Streams, Wanted};
 
-use super::{Attachment, framed, read_some, write_all};
+use super::{Attachment, framed};
 use crate::error::CliError;
 use crate::signals::Relay;
 use crate::terminal::{self, RawTerminal};

@@ -10,9 +10,10 @@ use std::thread;
 
 use koya_proto::client::{AgentClient, ClientError, ProcessId};
 use koya_sandbox::monitor::{Connection, Event};
+use koya_sandbox::patient::{read_some, write_all};
 use signal_hook::consts::SIGWINCH;
 
-use super::{Attachment, read_some, write_all};
+use super::Attachment;
 use crate::error::CliError;
 use crate::signals::Relay;
 use crate::terminal::{self, RawTerminal};

@@ -1,9 +1,12 @@
 //! Why a call of the agent failed.
 
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
 
+use super::frame::{MAX_BODY, RESPONSE};
 use crate::error::{AgentError, ErrorKind};
 
 /// Why a call failed.
@@ -25,9 +28,33 @@ pub enum ClientError {
     Connection {
         /// Name of the call.
         call: &'static str,
-        /// What ttRPC says about it.
-        source: ttrpc::Error,
+        /// What was wrong with it.
+        source: ConnectionError,
     },
+}
+
+/// Why a connection cannot be used, now and later; but for an answer that is
+/// none, which concerns its call alone.
+#[derive(Debug, Clone, Error)]
+pub enum ConnectionError {
+    /// The end of it was reached.
+    #[error("the agent closed it")]
+    Closed,
+    /// The socket.
+    #[error("its socket failed")]
+    Socket(#[source] Arc<io::Error>),
+    /// A message with a length that no message has.
+    #[error("it brought a message of {0} bytes; the most is {MAX_BODY}")]
+    TooLong(u32),
+    /// A message of a type that no client is sent.
+    #[error("it brought a message of type {0}; want {RESPONSE}, an answer")]
+    Type(u8),
+    /// The agent took a part of a request and no more.
+    #[error("the agent stopped reading in the middle of a request")]
+    Stuck,
+    /// An answer of this call that is not one.
+    #[error("the answer is malformed")]
+    Answer(#[source] Arc<protobuf::Error>),
 }
 
 impl ClientError {

@@ -15,21 +15,28 @@
 //!
 //! Calls block; a client is shared and cloned freely between threads, and
 //! calls of several threads go over the one connection at the same time. The
-//! connection is closed with the last clone.
+//! connection is closed with the last clone. A client starts no threads, and does
+//! nothing while nobody calls.
 
+mod connection;
 mod error;
+mod frame;
+#[cfg(test)]
+mod tests;
 
-use std::os::fd::{IntoRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use ttrpc::context::Context;
+use protobuf::Message;
 
-pub use error::ClientError;
+pub use error::{ClientError, ConnectionError};
 
 use crate::error::{AgentError, ErrorKind};
-use crate::generated::agent_ttrpc::AgentClient as Calls;
+use crate::generated::envelope::{Request, Response};
 use crate::v1;
-use crate::{PROTOCOL_MAJOR, PROTOCOL_MINOR};
+use crate::{PROTOCOL_MAJOR, PROTOCOL_MINOR, SERVICE};
+use connection::{Connection, Failure};
 
 /// Deadline of a call unless [`AgentClient::with_deadline`] says otherwise.
 pub const DEADLINE: Duration = Duration::from_secs(30);
@@ -60,7 +67,7 @@ impl From<&str> for ProcessId {
 /// A connection to an agent whose version fits.
 #[derive(Clone)]
 pub struct AgentClient {
-    calls: Calls,
+    connection: Arc<Connection>,
     version: v1::VersionResponse,
     deadline: Duration,
 }
@@ -85,14 +92,8 @@ pub fn connect_as(
     minor: u32,
     deadline: Duration,
 ) -> Result<AgentClient, ClientError> {
-    // The client owns the descriptor from here on, and closes it.
-    let client =
-        ttrpc::Client::new(socket.into().into_raw_fd()).map_err(|source| ClientError::Connection {
-            call: "Version",
-            source,
-        })?;
     let mut client = AgentClient {
-        calls: Calls::new(client),
+        connection: Arc::new(Connection::new(socket.into())),
         version: v1::VersionResponse::default(),
         deadline,
     };
@@ -101,7 +102,7 @@ pub fn connect_as(
         protocol_minor: minor,
         ..Default::default()
     };
-    client.version = client.call("Version", |calls, context| calls.version(context, &request))?;
+    client.version = client.call("Version", &request)?;
     let theirs = client.version.protocol_major;
     if theirs != major {
         let message =
@@ -131,9 +132,7 @@ impl AgentClient {
     /// # Errors
     /// [`ClientError`], as with every call below.
     pub fn health(&self) -> Result<v1::HealthResponse, ClientError> {
-        self.call("Health", |calls, context| {
-            calls.health(context, &v1::HealthRequest::new())
-        })
+        self.call("Health", &v1::HealthRequest::new())
     }
 
     /// Kernel, processors and memory of the guest.
@@ -141,9 +140,7 @@ impl AgentClient {
     /// # Errors
     /// [`ClientError`].
     pub fn details(&self) -> Result<v1::DetailsResponse, ClientError> {
-        self.call("Details", |calls, context| {
-            calls.details(context, &v1::DetailsRequest::new())
-        })
+        self.call("Details", &v1::DetailsRequest::new())
     }
 
     /// Sets the guest's wall clock.
@@ -162,8 +159,7 @@ impl AgentClient {
             nanoseconds: since.subsec_nanos(),
             ..Default::default()
         };
-        self.call("SetClock", |calls, context| calls.set_clock(context, &request))
-            .map(drop)
+        self.tell("SetClock", &request)
     }
 
     /// Renews the kernel's random generator; `entropy` has 32 to 512 bytes.
@@ -175,8 +171,7 @@ impl AgentClient {
             entropy: entropy.to_vec(),
             ..Default::default()
         };
-        self.call("Reseed", |calls, context| calls.reseed(context, &request))
-            .map(drop)
+        self.tell("Reseed", &request)
     }
 
     /// Has the guest power off or reboot; it goes down after the answer.
@@ -188,8 +183,7 @@ impl AgentClient {
             kind: kind.into(),
             ..Default::default()
         };
-        self.call("Shutdown", |calls, context| calls.shutdown(context, &request))
-            .map(drop)
+        self.tell("Shutdown", &request)
     }
 
     /// Creates a container: everything but running its first process. Answers
@@ -199,7 +193,7 @@ impl AgentClient {
     /// Besides others [`ErrorKind::ERROR_KIND_EXECUTABLE_MISSING`] and
     /// [`ErrorKind::ERROR_KIND_NOT_EXECUTABLE`]; nothing of the container is left then.
     pub fn create(&self, request: v1::CreateRequest) -> Result<u32, ClientError> {
-        let response = self.call("Create", |calls, context| calls.create(context, &request))?;
+        let response: v1::CreateResponse = self.call("Create", &request)?;
         Ok(response.pid)
     }
 
@@ -212,8 +206,7 @@ impl AgentClient {
             id: id.to_owned(),
             ..Default::default()
         };
-        self.call("Start", |calls, context| calls.start(context, &request))
-            .map(drop)
+        self.tell("Start", &request)
     }
 
     /// The state of a container.
@@ -225,7 +218,7 @@ impl AgentClient {
             id: id.to_owned(),
             ..Default::default()
         };
-        self.call("State", |calls, context| calls.state(context, &request))
+        self.call("State", &request)
     }
 
     /// The states of all containers, by id.
@@ -234,7 +227,7 @@ impl AgentClient {
     /// [`ClientError`].
     pub fn list(&self) -> Result<Vec<v1::ContainerState>, ClientError> {
         let request = v1::ListRequest::new();
-        let response = self.call("List", |calls, context| calls.list(context, &request))?;
+        let response: v1::ListResponse = self.call("List", &request)?;
         Ok(response.containers)
     }
 
@@ -247,8 +240,7 @@ impl AgentClient {
             id: id.to_owned(),
             ..Default::default()
         };
-        self.call("Pause", |calls, context| calls.pause(context, &request))
-            .map(drop)
+        self.tell("Pause", &request)
     }
 
     /// Thaws a paused container.
@@ -260,8 +252,7 @@ impl AgentClient {
             id: id.to_owned(),
             ..Default::default()
         };
-        self.call("Resume", |calls, context| calls.resume(context, &request))
-            .map(drop)
+        self.tell("Resume", &request)
     }
 
     /// What a container uses.
@@ -273,7 +264,7 @@ impl AgentClient {
             id: id.to_owned(),
             ..Default::default()
         };
-        self.call("Stats", |calls, context| calls.stats(context, &request))
+        self.call("Stats", &request)
     }
 
     /// Removes a container: cgroup, mounts, files. With `force`, its processes
@@ -294,8 +285,7 @@ impl AgentClient {
     /// # Errors
     /// As [`AgentClient::delete`].
     pub fn delete_with(&self, request: v1::DeleteRequest) -> Result<(), ClientError> {
-        self.call("Delete", |calls, context| calls.delete(context, &request))
-            .map(drop)
+        self.tell("Delete", &request)
     }
 
     /// Starts another process in a running container. Answers the pid.
@@ -304,7 +294,7 @@ impl AgentClient {
     /// As [`AgentClient::create`], and [`ErrorKind::ERROR_KIND_STATE`] unless
     /// the container is running.
     pub fn exec(&self, request: v1::ExecRequest) -> Result<u32, ClientError> {
-        let response = self.call("Exec", |calls, context| calls.exec(context, &request))?;
+        let response: v1::ExecResponse = self.call("Exec", &request)?;
         Ok(response.pid)
     }
 
@@ -333,8 +323,7 @@ impl AgentClient {
             all,
             ..Default::default()
         };
-        self.call("Signal", |calls, context| calls.signal(context, &request))
-            .map(drop)
+        self.tell("Signal", &request)
     }
 
     /// Waits for a process to end and for its output to have gone to its
@@ -349,7 +338,7 @@ impl AgentClient {
             exec_id: process.exec.clone(),
             ..Default::default()
         };
-        let response = self.call_within("Wait", deadline, |calls, context| calls.wait(context, &request))?;
+        let response: v1::WaitResponse = self.call_within("Wait", deadline, &request)?;
         Ok(response.exit.unwrap_or_default())
     }
 
@@ -369,8 +358,7 @@ impl AgentClient {
             size: Some(size).into(),
             ..Default::default()
         };
-        self.call("Resize", |calls, context| calls.resize(context, &request))
-            .map(drop)
+        self.tell("Resize", &request)
     }
 
     /// Gives a container new limits: `linux.resources` of the OCI runtime
@@ -384,8 +372,7 @@ impl AgentClient {
             resources,
             ..Default::default()
         };
-        self.call("Update", |calls, context| calls.update(context, &request))
-            .map(drop)
+        self.tell("Update", &request)
     }
 
     /// Moves network devices into a container and sets them up.
@@ -394,10 +381,7 @@ impl AgentClient {
     /// [`ErrorKind::ERROR_KIND_NOT_FOUND`] if no device has the address;
     /// [`ErrorKind::ERROR_KIND_INVALID`], [`ErrorKind::ERROR_KIND_RUNTIME`].
     pub fn configure_network(&self, request: &v1::ConfigureNetworkRequest) -> Result<(), ClientError> {
-        self.call("ConfigureNetwork", |calls, context| {
-            calls.configure_network(context, request)
-        })
-        .map(drop)
+        self.tell("ConfigureNetwork", request)
     }
 
     /// Joins a stream to a TCP port of a container's loopback device.
@@ -405,8 +389,7 @@ impl AgentClient {
     /// # Errors
     /// [`ErrorKind::ERROR_KIND_RUNTIME`] if nobody listens there.
     pub fn dial(&self, request: &v1::DialRequest) -> Result<(), ClientError> {
-        self.call("Dial", |calls, context| calls.dial(context, request))
-            .map(drop)
+        self.tell("Dial", request)
     }
 
     /// What is at a path of a container.
@@ -420,7 +403,7 @@ impl AgentClient {
             path: path.to_owned(),
             ..Default::default()
         };
-        self.call("StatPath", |calls, context| calls.stat_path(context, &request))
+        self.call("StatPath", &request)
     }
 
     /// Unpacks a tar stream in a container, as long as it takes.
@@ -428,8 +411,8 @@ impl AgentClient {
     /// # Errors
     /// [`ErrorKind::ERROR_KIND_STORAGE`], [`ErrorKind::ERROR_KIND_INVALID`].
     pub fn copy_in(&self, request: &v1::CopyInRequest) -> Result<(), ClientError> {
-        self.call_within("CopyIn", None, |calls, context| calls.copy_in(context, request))
-            .map(drop)
+        self.call_within("CopyIn", None, request)
+            .map(|v1::Empty { .. }| ())
     }
 
     /// Packs a file or folder of a container as a tar stream, as long as it takes.
@@ -437,33 +420,79 @@ impl AgentClient {
     /// # Errors
     /// [`ErrorKind::ERROR_KIND_STORAGE`], [`ErrorKind::ERROR_KIND_INVALID`].
     pub fn copy_out(&self, request: &v1::CopyOutRequest) -> Result<(), ClientError> {
-        self.call_within("CopyOut", None, |calls, context| calls.copy_out(context, request))
-            .map(drop)
+        self.call_within("CopyOut", None, request)
+            .map(|v1::Empty { .. }| ())
     }
 
-    fn call<T>(
-        &self,
-        name: &'static str,
-        call: impl FnOnce(&Calls, Context) -> ttrpc::Result<T>,
-    ) -> Result<T, ClientError> {
-        self.call_within(name, Some(self.deadline), call)
+    /// Calls what answers nothing but that it is done.
+    fn tell(&self, call: &'static str, request: &impl Message) -> Result<(), ClientError> {
+        self.call(call, request).map(|v1::Empty { .. }| ())
+    }
+
+    fn call<A: Message>(&self, call: &'static str, request: &impl Message) -> Result<A, ClientError> {
+        self.call_within(call, Some(self.deadline), request)
     }
 
     /// Calls with a deadline that both ends keep.
-    fn call_within<T>(
+    fn call_within<A: Message>(
         &self,
         call: &'static str,
         deadline: Option<Duration>,
-        function: impl FnOnce(&Calls, Context) -> ttrpc::Result<T>,
-    ) -> Result<T, ClientError> {
+        request: &impl Message,
+    ) -> Result<A, ClientError> {
+        request
+            .write_to_bytes()
+            .map_err(malformed(call))
+            .and_then(|payload| self.exchange(call, deadline, payload))
+            .and_then(|payload| A::parse_from_bytes(&payload).map_err(malformed(call)))
+    }
+
+    /// [`AgentClient::call_within`], of messages as bytes.
+    fn exchange(
+        &self,
+        call: &'static str,
+        deadline: Option<Duration>,
+        payload: Vec<u8>,
+    ) -> Result<Vec<u8>, ClientError> {
+        let begun = Instant::now();
         // 0 means no deadline to ttRPC.
         let nanoseconds = deadline.map_or(0, |deadline| deadline.as_nanos().max(1));
-        let context = ttrpc::context::with_timeout(i64::try_from(nanoseconds).unwrap_or(i64::MAX));
-        let begun = Instant::now();
-        function(&self.calls, context).map_err(|error| match (error, deadline) {
-            (ttrpc::Error::RpcStatus(status), _) => AgentError::from_status(&status).into(),
-            (_, Some(deadline)) if begun.elapsed() >= deadline => ClientError::Deadline { call, deadline },
-            (source, _) => ClientError::Connection { call, source },
-        })
+        let request = Request {
+            service: SERVICE.to_owned(),
+            method: call.to_owned(),
+            payload,
+            timeout_nano: i64::try_from(nanoseconds).unwrap_or(i64::MAX),
+            ..Default::default()
+        };
+        let body = request.write_to_bytes().map_err(malformed(call))?;
+        if body.len() > frame::MAX_BODY {
+            let (length, most) = (body.len(), frame::MAX_BODY);
+            let message = format!("{call} would be a message of {length} bytes; the most is {most}");
+            return Err(AgentError::new(ErrorKind::ERROR_KIND_INVALID, message).into());
+        }
+        // One that no clock can count is none.
+        let until = deadline.and_then(|deadline| begun.checked_add(deadline));
+        let answer = self
+            .connection
+            .call(&body, until)
+            .map_err(|failure| match failure {
+                Failure::Deadline => ClientError::Deadline {
+                    call,
+                    deadline: deadline.unwrap_or_default(),
+                },
+                Failure::Connection(source) => ClientError::Connection { call, source },
+            })?;
+        let response = Response::parse_from_bytes(&answer).map_err(malformed(call))?;
+        match response.status.as_ref().filter(|status| status.code != 0) {
+            Some(status) => Err(AgentError::from_envelope(status).into()),
+            None => Ok(response.payload),
+        }
+    }
+}
+
+fn malformed(call: &'static str) -> impl Fn(protobuf::Error) -> ClientError {
+    move |error| {
+        let source = ConnectionError::Answer(Arc::new(error));
+        ClientError::Connection { call, source }
     }
 }

@@ -20,7 +20,6 @@ use std::fs;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
-use std::thread;
 use std::time::{Duration, SystemTime};
 
 use koya_sandbox::bundle::Plan;
@@ -38,7 +37,10 @@ use crate::error::RuntimeError;
 use crate::record::{Process, Record, Status};
 use crate::store::Lock;
 use crate::streams::Own;
-use crate::{Context, console, hooks, lifecycle, signal};
+use crate::{Context, console, hooks, lifecycle, signal, threads};
+
+/// How long what has been killed may take to end.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What the processes of a creation tell each other.
 #[derive(Debug, Serialize, Deserialize)]
@@ -91,9 +93,10 @@ pub fn create(context: &Context, args: &CreateArgs) -> Result<Pid, RuntimeError>
             "config.json: {name} means nothing in a microVM and is left out"
         ));
     }
+    context.log.no_descriptors(args.preserve_fds);
     let (parts, virtiofsd) = (Parts::find()?, Parts::find_virtiofsd()?);
-    let lock = context.store.make(&args.id)?;
     let mut record = record(context, &args.id, &plan);
+    let lock = context.store.make(&record)?;
     let (ours, theirs) = match UnixStream::pair() {
         Ok(pair) => pair,
         Err(error) => {
@@ -193,7 +196,10 @@ fn give_up<T>(
         // It ends by itself when it has failed; when a hook has, it waits.
         let _ = kill_process(pid, Signal::KILL);
         let _ = waitpid(Some(pid), WaitOptions::empty());
-        context.store.await_end(&record.id, Duration::from_secs(5));
+        context.store.await_end(&record.id, PATIENCE);
+        // Those that its monitor wrote down, and that die with it.
+        let known = context.store.load(&record.id);
+        lifecycle::await_processes(&known.map(|known| known.helpers).unwrap_or_default(), PATIENCE);
     }
     lifecycle::clear(context, record);
     Err(error)
@@ -232,19 +238,29 @@ pub fn run(context: &Context, args: &RunArgs) -> Result<ExitCode, RuntimeError> 
     if args.detach {
         return Ok(ExitCode::SUCCESS);
     }
-    let signals = Signals::new(signal::passed_on()).map_err(RuntimeError::system("take signals"))?;
-    thread::spawn(move || {
-        let mut signals = signals;
-        for number in signals.forever() {
-            // SAFETY: kill takes two numbers and touches no memory.
-            unsafe { libc::kill(pid.as_raw_nonzero().get(), number) };
-        }
-    });
+    if let Err(error) = pass_on(pid) {
+        let _ = lifecycle::remove(context, id, true);
+        return Err(error);
+    }
     let code = wait(pid)?;
     if !args.keep {
         lifecycle::remove(context, id, true)?;
     }
     Ok(ExitCode::from(code))
+}
+
+/// Passes this process's signals on to another.
+fn pass_on(pid: Pid) -> Result<(), RuntimeError> {
+    let mut signals = Signals::new(signal::passed_on()).map_err(RuntimeError::system("take signals"))?;
+    let work = move || {
+        for number in signals.forever() {
+            // SAFETY: kill takes two numbers and touches no memory.
+            unsafe { libc::kill(pid.as_raw_nonzero().get(), number) };
+        }
+    };
+    threads::spawn("signals", work)
+        .map(drop)
+        .map_err(threads::refused)
 }
 
 /// Waits for a child's end; its exit code, or 128 and its signal.

@@ -11,6 +11,7 @@ use std::os::unix::net::UnixStream;
 
 use koya_sandbox::bundle::Network;
 use koya_sandbox::network::Namespace;
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, set_parent_process_death_signal, waitpid};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
@@ -18,6 +19,9 @@ use super::{Birth, Word, cgroup, code_of, view};
 use crate::control::{receive, send};
 use crate::error::RuntimeError;
 use crate::{console, monitor};
+
+/// The exit code of a monitor that ended in a way that cannot be told.
+const UNKNOWN: u8 = 255;
 
 /// Forks the stand-in. `creators` is the creator's end of the socket, which it closes.
 ///
@@ -28,6 +32,7 @@ pub fn fork(birth: Birth, creators: Option<UnixStream>) -> Result<Pid, RuntimeEr
         Some(pid) => Ok(pid),
         None => {
             drop(creators);
+            birth.context.inherited.clone().close();
             std::process::exit(live(birth).into())
         }
     }
@@ -114,7 +119,7 @@ fn begin(birth: Birth, creator: &UnixStream) -> Result<Pid, RuntimeError> {
     };
     drop(hear);
     // The files of the host are gone after the second step.
-    let seen = silence().and_then(|()| view::take(&birth.plan));
+    let seen = console::silence().and_then(|()| view::take(&birth.plan));
     // Streams, lock and terminal are the monitor's alone now.
     drop(birth);
     match seen {
@@ -133,16 +138,6 @@ fn begin(birth: Birth, creator: &UnixStream) -> Result<Pid, RuntimeError> {
     }
 }
 
-/// Gives up its standard streams, whose ends others wait for.
-fn silence() -> Result<(), RuntimeError> {
-    let null = File::options().read(true).write(true).open("/dev/null");
-    let null = null.map_err(RuntimeError::file("open", "/dev/null".as_ref()))?;
-    rustix::stdio::dup2_stdin(&null)
-        .and_then(|()| rustix::stdio::dup2_stdout(&null))
-        .and_then(|()| rustix::stdio::dup2_stderr(&null))
-        .map_err(RuntimeError::system("close the standard streams"))
-}
-
 /// Passes signals on to the monitor until it ends; its exit code.
 fn wait(monitor: Pid) -> u8 {
     // SAFETY: the set is made by sigfillset before anything reads it.
@@ -153,8 +148,11 @@ fn wait(monitor: Pid) -> u8 {
         signals
     };
     loop {
-        if let Ok(Some((_, status))) = waitpid(Some(monitor), WaitOptions::NOHANG) {
-            return code_of(status);
+        match waitpid(Some(monitor), WaitOptions::NOHANG) {
+            Ok(Some((_, status))) => return code_of(status),
+            // Somebody else has been told how it ended, and nobody will be again.
+            Err(Errno::CHILD) => return UNKNOWN,
+            _ => {}
         }
         let mut which = 0;
         // SAFETY: both live through the call.
@@ -162,5 +160,23 @@ fn wait(monitor: Pid) -> u8 {
             // SAFETY: kill takes two numbers and touches no memory.
             unsafe { libc::kill(monitor.as_raw_nonzero().get(), which) };
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn who_is_no_child_any_more_is_not_waited_for() {
+        let (sender, receiver) = mpsc::channel();
+        // A parent is nobody's child that could be waited for.
+        let parent = rustix::process::getppid().unwrap();
+        thread::spawn(move || sender.send(wait(parent)));
+        assert_eq!(receiver.recv_timeout(Duration::from_secs(20)), Ok(UNKNOWN));
     }
 }

@@ -4,10 +4,9 @@
 mod process;
 
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
 use koya_proto::RPC_PORT;
@@ -16,21 +15,26 @@ use koya_proto::error::ErrorKind;
 use koya_proto::stream::Token;
 use koya_proto::v1::ExecRequest;
 use koya_sandbox::{hybrid, stdio, vsock};
+use rustix::process::{Signal, kill_process};
 use serde_json::Value;
 use signal_hook::iterator::Signals;
 
 use crate::args::{Command, ExecArgs};
 use crate::control::{receive, send};
-use crate::create::{Word, fork_here, write_pid};
+use crate::create::{Word, fork_here, wait, write_pid};
+use crate::descriptors::Inherited;
 use crate::error::RuntimeError;
 use crate::record::Status;
 use crate::streams::Own;
-use crate::{Context, console, signal};
+use crate::{Context, console, signal, threads};
 
 /// The agent accepts at once; an emulated host is slow.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// As a process ends whose microVM is gone: as if by SIGKILL.
 const KILLED: u8 = 137;
+/// The signal for a process that nobody will know of, and how long telling it may take.
+const KILL: u32 = libc::SIGKILL.cast_unsigned();
+const KILLING: Duration = Duration::from_secs(5);
 
 /// A process that is to run.
 struct Job {
@@ -54,6 +58,7 @@ pub fn exec(context: &Context, args: &ExecArgs) -> Result<ExitCode, RuntimeError
             verb: "exec'd into",
         });
     }
+    context.log.no_descriptors(args.preserve_fds);
     let (process, terminal) = process::of(args, &record.first)?;
     let own = match (&args.console_socket, terminal) {
         (None, false) => Own::Standard,
@@ -70,7 +75,7 @@ pub fn exec(context: &Context, args: &ExecArgs) -> Result<ExitCode, RuntimeError
         own,
     };
     if args.detach {
-        return detach(job, args);
+        return detach(job, args, context.inherited.clone());
     }
     if let Some(path) = &args.pid_file {
         write_pid(path, rustix::process::getpid())?;
@@ -79,10 +84,12 @@ pub fn exec(context: &Context, args: &ExecArgs) -> Result<ExitCode, RuntimeError
 }
 
 /// Leaves a process that stands for the other one.
-fn detach(job: Job, args: &ExecArgs) -> Result<ExitCode, RuntimeError> {
+fn detach(job: Job, args: &ExecArgs, inherited: Inherited) -> Result<ExitCode, RuntimeError> {
+    let (vsock, id) = (job.vsock.clone(), job.id.clone());
     let (ours, theirs) = UnixStream::pair().map_err(RuntimeError::system("make a socket"))?;
     let Some(pid) = fork_here()? else {
         drop(ours);
+        inherited.close();
         let taken = match job.own.terminal() {
             Some(slave) => console::take(slave),
             None => {
@@ -103,10 +110,23 @@ fn detach(job: Job, args: &ExecArgs) -> Result<ExitCode, RuntimeError> {
         Ok(_) => {}
         Err(error) => return Err(RuntimeError::System("start a process", error)),
     }
-    if let Some(path) = &args.pid_file {
-        write_pid(path, pid)?;
+    if let Some(path) = &args.pid_file
+        && let Err(error) = write_pid(path, pid)
+    {
+        // Nobody would ever know of it.
+        let _ = reach(&vsock).and_then(|agent| Ok(agent.with_deadline(KILLING).signal(&id, KILL)?));
+        let _ = kill_process(pid, Signal::KILL);
+        let _ = wait(pid);
+        return Err(error);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The container's agent.
+fn reach(vsock: &Path) -> Result<AgentClient, RuntimeError> {
+    let stream = hybrid::connect(vsock, RPC_PORT, PATIENCE)
+        .map_err(RuntimeError::system("reach the container's agent"))?;
+    Ok(connect(stream)?)
 }
 
 impl Job {
@@ -114,9 +134,7 @@ impl Job {
     fn run(self, begun: impl FnOnce()) -> Result<u8, RuntimeError> {
         // Before there is anything that they could be meant for; they wait in a pipe.
         let signals = Signals::new(signal::passed_on()).map_err(RuntimeError::system("take signals"))?;
-        let stream = hybrid::connect(&self.vsock, RPC_PORT, PATIENCE)
-            .map_err(RuntimeError::system("reach the container's agent"))?;
-        let agent = connect(stream)?;
+        let agent = reach(&self.vsock)?;
         let (mut named, streams) = stdio::open(&self.vsock, self.own.wanted())
             .map_err(RuntimeError::system("connect the streams"))?;
         named.hang_up = true;
@@ -127,10 +145,20 @@ impl Job {
             stdio: Some(named).into(),
             ..Default::default()
         })?;
-        let outputs = self.own.connect(streams)?;
-        begun();
         let own = Arc::new(self.own);
-        pass_on(signals, agent.clone(), self.id.clone(), Arc::clone(&own));
+        let joined = own.connect(streams).and_then(|outputs| {
+            pass_on(signals, agent.clone(), self.id.clone(), Arc::clone(&own))?;
+            Ok(outputs)
+        });
+        let outputs = match joined {
+            Ok(outputs) => outputs,
+            Err(error) => {
+                // Nobody would hear of it.
+                let _ = agent.with_deadline(KILLING).signal(&self.id, KILL);
+                return Err(error);
+            }
+        };
+        begun();
         resize(&agent, &self.id, &own);
         let Ok(exit) = agent.wait(&self.id, None) else {
             return Ok(KILLED);
@@ -143,8 +171,13 @@ impl Job {
 }
 
 /// Passes this process's signals on to the other one.
-fn pass_on(mut signals: Signals, agent: AgentClient, id: ProcessId, own: Arc<Own>) {
-    thread::spawn(move || {
+fn pass_on(
+    mut signals: Signals,
+    agent: AgentClient,
+    id: ProcessId,
+    own: Arc<Own>,
+) -> Result<(), RuntimeError> {
+    let work = move || {
         for number in signals.forever() {
             if number == libc::SIGWINCH && own.terminal().is_some() {
                 resize(&agent, &id, &own);
@@ -152,7 +185,10 @@ fn pass_on(mut signals: Signals, agent: AgentClient, id: ProcessId, own: Arc<Own
                 let _ = agent.signal(&id, number.cast_unsigned());
             }
         }
-    });
+    };
+    threads::spawn("signals", work)
+        .map(drop)
+        .map_err(threads::refused)
 }
 
 fn resize(agent: &AgentClient, id: &ProcessId, own: &Own) {

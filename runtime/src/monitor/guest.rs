@@ -1,5 +1,6 @@
 //! From a bundle's plan to a created container in a microVM.
 
+use std::fs;
 use std::path::Path;
 
 use koya_proto::SHARES;
@@ -11,6 +12,7 @@ use koya_sandbox::stdio;
 use koya_sandbox::volumes::{TAG, Volumes};
 use koya_sandbox::{Sandbox, SandboxSpec};
 use rustix::event::{PollFd, PollFlags, poll};
+use serde_json::{Value, json};
 
 use super::{Guest, share};
 use crate::create::Birth;
@@ -19,6 +21,8 @@ use crate::record::Process;
 
 /// This thread's network namespace, which is the stand-in's.
 const NETWORK: &str = "/proc/self/ns/net";
+/// Whether IPv6 is turned off in it.
+const NO_IPV6: &str = "/proc/sys/net/ipv6/conf/all/disable_ipv6";
 
 /// Boots the microVM and creates the container in it. To be called by a thread that lives as long as both shall.
 pub(super) fn create(birth: &Birth) -> Result<Guest, RuntimeError> {
@@ -86,11 +90,28 @@ fn request(birth: &Birth, mut stdio: v1::Stdio) -> v1::CreateRequest {
     v1::CreateRequest {
         id: birth.record.id.clone(),
         root: Some(root).into(),
-        config: birth.plan.config.to_string().into_bytes(),
+        config: config(birth).to_string().into_bytes(),
         stdio: Some(stdio).into(),
         shares: vec![share(TAG)],
         ..Default::default()
     }
+}
+
+/// `config.json` for the agent. What an engine has turned off in the namespace is off in the guest's as well.
+fn config(birth: &Birth) -> Value {
+    let mut config = birth.plan.config.clone();
+    let off = fs::read_to_string(NO_IPV6).is_ok_and(|value| value.trim() == "1");
+    if off && let Some(linux) = config.get_mut("linux").and_then(Value::as_object_mut) {
+        let sysctl = linux.entry("sysctl").or_insert(Value::Null);
+        if sysctl.is_null() {
+            *sysctl = json!({});
+        }
+        if let Some(sysctl) = sysctl.as_object_mut() {
+            let name = "net.ipv6.conf.all.disable_ipv6";
+            sysctl.entry(name).or_insert_with(|| "1".into());
+        }
+    }
+    config
 }
 
 /// Writes down who has to go if this process cannot see to it.

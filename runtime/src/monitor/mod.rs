@@ -3,12 +3,15 @@
 mod guest;
 mod server;
 mod signals;
+#[cfg(test)]
+mod tests;
 
 use std::fs::File;
 use std::io::Read;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use koya_proto::v1;
 use koya_sandbox::Sandbox;
@@ -16,12 +19,12 @@ use koya_sandbox::volumes::Volumes;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use crate::Context;
 use crate::control::send;
 use crate::create::{Birth, Word};
 use crate::error::RuntimeError;
 use crate::record::{Record, Status};
 use crate::streams::Own;
+use crate::{Context, threads};
 
 /// As a container ends whose microVM is gone: as if by SIGKILL.
 const KILLED: u8 = 137;
@@ -34,8 +37,14 @@ pub struct Monitor {
     own: Own,
     /// Held for reading while a command is answered, so that the end waits for it.
     answering: RwLock<()>,
+    /// Held by whoever looks at the status in order to change it.
+    changing: Mutex<()>,
     /// Whether the program has been started.
     started: AtomicBool,
+    /// Whether somebody sees to it that a container that was killed ends.
+    doomed: AtomicBool,
+    /// How long that may take.
+    grace: Duration,
 }
 
 /// The monitor's life; the container's exit code. `go` ends when the stand-in is ready.
@@ -69,7 +78,10 @@ pub fn live(birth: Birth, mut go: File) -> u8 {
                 sandbox,
                 own,
                 answering: RwLock::new(()),
+                changing: Mutex::new(()),
                 started: AtomicBool::new(false),
+                doomed: AtomicBool::new(false),
+                grace: GRACE,
             });
             let code = monitor.run(&signals, &creator, outputs, volumes);
             drop(lock);
@@ -101,12 +113,13 @@ impl Monitor {
         outputs: Vec<JoinHandle<()>>,
         volumes: Volumes,
     ) -> u8 {
-        if let Err(error) = server::listen(self) {
+        let ready = server::listen(self)
+            .and_then(|()| signals.pass_on(self))
+            .and_then(|()| self.watch(volumes.pid()));
+        if let Err(error) = ready {
             let _ = send(creator, &Word::Failed(error.one_line()));
             return 1;
         }
-        signals.pass_on(self);
-        self.watch(volumes.pid());
         self.set(Status::Created);
         if send(creator, &Word::Created).is_err() {
             // Nobody knows of it.
@@ -138,16 +151,18 @@ impl Monitor {
     }
 
     /// Ends the microVM when the process that serves its files is gone: it would wait for them for ever.
-    fn watch(self: &Arc<Self>, server: u32) {
+    fn watch(self: &Arc<Self>, server: u32) -> Result<(), RuntimeError> {
         let pid = i32::try_from(server).ok().and_then(Pid::from_raw);
-        let Some(process) = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) else {
-            return;
-        };
+        let process = pid
+            .ok_or(rustix::io::Errno::SRCH)
+            .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))
+            .map_err(RuntimeError::system("watch virtiofsd"))?;
         let monitor = Arc::clone(self);
-        std::thread::spawn(move || {
+        let work = move || {
             while poll(&mut [PollFd::new(&process, PollFlags::IN)], None) == Err(rustix::io::Errno::INTR) {}
             monitor.sandbox.end();
-        });
+        };
+        threads::spawn("watch", work).map(drop).map_err(threads::refused)
     }
 
     fn record(&self) -> MutexGuard<'_, Record> {
@@ -171,8 +186,9 @@ impl Monitor {
         }
     }
 
-    /// Sends a signal to the first process, or to all. SIGKILL ends the microVM if the agent does not answer.
-    fn signal(&self, number: u32, all: bool) -> Result<(), RuntimeError> {
+    /// Sends a signal to the first process, or to all. After SIGKILL the microVM ends in any case: at once if the agent does
+    /// not answer, and soon if it says that all is done, and it is not.
+    fn signal(self: &Arc<Self>, number: u32, all: bool) -> Result<(), RuntimeError> {
         let id = self.id();
         let agent = self.sandbox.agent().clone();
         let kill = number == libc::SIGKILL.cast_unsigned();
@@ -189,7 +205,29 @@ impl Monitor {
                 self.sandbox.end();
                 Ok(())
             }
-            sent => Ok(sent?),
+            sent => {
+                if kill {
+                    self.doom();
+                }
+                Ok(sent?)
+            }
+        }
+    }
+
+    /// Ends the microVM if the container in it, which was killed, has not ended before: the agent is the guest's, and may
+    /// lie. With the container's end this process ends, and the thread with it.
+    fn doom(self: &Arc<Self>) {
+        if self.doomed.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let monitor = Arc::clone(self);
+        let work = move || {
+            std::thread::sleep(monitor.grace);
+            monitor.sandbox.end();
+        };
+        if threads::spawn("doom", work).is_err() {
+            // Whoever sends SIGKILL wants no more of it.
+            self.sandbox.end();
         }
     }
 
@@ -212,7 +250,9 @@ impl Monitor {
 }
 
 /// How long an agent may take that is to kill something.
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a container may take to end after that, with all that it wrote before.
+const GRACE: Duration = Duration::from_secs(10);
 
 /// A share's message.
 fn share(tag: &str) -> v1::Share {

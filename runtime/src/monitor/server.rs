@@ -4,6 +4,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -12,24 +13,61 @@ use crate::control::{Answer, Request, receive, send, socket};
 use crate::error::RuntimeError;
 use crate::events;
 use crate::record::Status;
+use crate::threads;
+
+/// Commands that are answered at once: an engine has a few at a time, and each takes a thread. Some wait for the guest, half
+/// a minute at most.
+pub(super) const MAX_COMMANDS: usize = 64;
+/// How long a command may take to say what it wants, which it does at once, and to read the answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Until another try, when the host has no descriptor for a connection.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Listens from now on.
 pub(super) fn listen(monitor: &Arc<Monitor>) -> Result<(), RuntimeError> {
     let path = socket(&monitor.context.store.folder(&monitor.id()));
     let listener = koya_sandbox::sockets::listen(&path).map_err(RuntimeError::file("listen at", &path))?;
     let monitor = Arc::clone(monitor);
-    thread::spawn(move || serve(&monitor, &listener));
-    Ok(())
+    let work = move || serve(&monitor, &listener);
+    threads::spawn("commands", work)
+        .map(drop)
+        .map_err(threads::refused)
 }
 
 fn serve(monitor: &Arc<Monitor>, listener: &UnixListener) {
-    for stream in listener.incoming().flatten() {
-        let monitor = Arc::clone(monitor);
-        thread::spawn(move || answer(&monitor, &stream));
+    // Each thread has a copy of it as long as it lives.
+    let served = Arc::new(());
+    for stream in listener.incoming() {
+        let Ok(stream) = stream else {
+            thread::sleep(PAUSE);
+            continue;
+        };
+        let _ = stream.set_read_timeout(Some(PATIENCE));
+        let _ = stream.set_write_timeout(Some(PATIENCE));
+        if Arc::strong_count(&served) > MAX_COMMANDS {
+            refuse(&stream, "the monitor answers as many commands as it can at once");
+            continue;
+        }
+        let (monitor, served) = (Arc::clone(monitor), Arc::clone(&served));
+        let other = stream.try_clone();
+        let work = move || {
+            answer(&monitor, &stream);
+            drop(served);
+        };
+        if threads::spawn("command", work).is_err()
+            && let Ok(stream) = other
+        {
+            refuse(&stream, "the monitor has no thread for another command");
+        }
     }
 }
 
-fn answer(monitor: &Monitor, stream: &UnixStream) {
+/// Tells somebody that the container lives, and that he has to come again.
+fn refuse(stream: &UnixStream, why: &str) {
+    let _ = send(stream, &Answer::Failed(format!("{why}; try again")));
+}
+
+fn answer(monitor: &Arc<Monitor>, stream: &UnixStream) {
     // Only its owner can open the folder that the socket is in.
     let Ok(request) = receive::<Request>(stream) else {
         return;
@@ -44,8 +82,12 @@ fn answer(monitor: &Monitor, stream: &UnixStream) {
 }
 
 impl Monitor {
-    fn carry_out(&self, request: &Request) -> Result<Value, RuntimeError> {
+    fn carry_out(self: &Arc<Self>, request: &Request) -> Result<Value, RuntimeError> {
         let (id, agent) = (self.id(), self.sandbox.agent());
+        // Of two who want to change it at once, the second sees what the first has made of it. SIGKILL waits for nobody: the
+        // guest may hang in what is asked of it.
+        let waits = !matches!(request, Request::Stats | Request::Processes) && !request.kills();
+        let changing = waits.then(|| self.changing.lock().unwrap_or_else(PoisonError::into_inner));
         match request {
             Request::Start => {
                 self.want(&[Status::Created], "created", "started")?;
@@ -88,6 +130,7 @@ impl Monitor {
                 return Ok(json!({ "pid": state.pid, "execs": state.execs }));
             }
         }
+        drop(changing);
         Ok(Value::Null)
     }
 

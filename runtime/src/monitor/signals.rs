@@ -2,13 +2,12 @@
 
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 
 use signal_hook::iterator::Signals;
 
 use super::Monitor;
 use crate::error::RuntimeError;
-use crate::signal;
+use crate::{signal, threads};
 
 /// Who gets a signal; nobody until the container is created.
 #[derive(Clone, Default)]
@@ -20,7 +19,7 @@ pub(super) fn take() -> Result<Taken, RuntimeError> {
     let taken = Taken::default();
     let shared = taken.clone();
     let mut signals = Signals::new(signal::passed_on()).map_err(RuntimeError::system("take signals"))?;
-    thread::spawn(move || {
+    let work = move || {
         for number in signals.forever() {
             let receiver = shared.0.lock().unwrap_or_else(PoisonError::into_inner);
             match &*receiver {
@@ -35,16 +34,20 @@ pub(super) fn take() -> Result<Taken, RuntimeError> {
                 None => {}
             }
         }
-    });
+    };
+    threads::spawn("signals", work).map_err(threads::refused)?;
     Ok(taken)
 }
 
 impl Taken {
     /// From now on they are the container's. They are told on a thread of their own, because a guest that hangs takes long.
-    pub(super) fn pass_on(&self, monitor: &Arc<Monitor>) {
+    ///
+    /// # Errors
+    /// [`RuntimeError::System`]
+    pub(super) fn pass_on(&self, monitor: &Arc<Monitor>) -> Result<(), RuntimeError> {
         let (sender, receiver) = mpsc::channel::<i32>();
         let monitor = Arc::clone(monitor);
-        thread::spawn(move || {
+        let work = move || {
             for number in receiver {
                 if number == libc::SIGWINCH && monitor.own.terminal().is_some() {
                     monitor.resize();
@@ -53,7 +56,9 @@ impl Taken {
                     let _ = monitor.signal(number.cast_unsigned(), false);
                 }
             }
-        });
+        };
+        threads::spawn("passing on", work).map_err(threads::refused)?;
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
+        Ok(())
     }
 }

@@ -96,8 +96,20 @@ pub(super) fn tidy(config: &mut Config) -> Option<String> {
     for name in left_out::LINUX {
         linux.remove(name);
     }
+    recursive(linux);
     let path = linux.remove("cgroupsPath")?;
     path.as_str().filter(|path| !path.is_empty()).map(str::to_owned)
+}
+
+/// docker writes `rslave` where the specification has `slave`; both mean the whole tree.
+fn recursive(linux: &mut Config) {
+    let propagation = linux.get("rootfsPropagation").and_then(Value::as_str);
+    let plain = propagation
+        .and_then(|kind| kind.strip_prefix('r'))
+        .map(Value::from);
+    if let Some(plain) = plain {
+        linux.insert("rootfsPropagation".to_owned(), plain);
+    }
 }
 
 /// An error about a field.

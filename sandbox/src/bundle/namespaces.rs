@@ -1,6 +1,7 @@
 //! Namespaces: the network's is taken over, the others are the guest's to make.
 
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -14,7 +15,7 @@ use super::config::{Config, linux, list, wrong};
 pub enum Network {
     /// A namespace that nobody has made yet. Hooks may furnish it.
     New,
-    /// One that somebody has made: `/run/netns/NAME`, `/proc/PID/ns/net`.
+    /// One that somebody has made for it: `/run/netns/NAME`.
     Of(PathBuf),
 }
 
@@ -42,7 +43,10 @@ pub(super) fn translate(config: &mut Config) -> Result<Network, BundleError> {
             other => return Err(wrong("linux.namespaces[].path", other, "a path")),
         };
         match (kind, path) {
-            ("network", Some(path)) => network = Some(Network::Of(path.into())),
+            ("network", Some(path)) => {
+                check(Path::new(path))?;
+                network = Some(Network::Of(path.into()));
+            }
             ("network", None) => network = Some(Network::New),
             ("pid" | "ipc" | "uts" | "mount" | "cgroup" | "user" | "time", None) => {
                 pid |= kind == "pid";
@@ -80,4 +84,36 @@ pub(super) fn translate(config: &mut Config) -> Result<Network, BundleError> {
     let namespaces = kinds.iter().map(|kind| json!({ "type": kind }));
     linux.insert("namespaces".to_owned(), namespaces.collect());
     Ok(network)
+}
+
+/// Whether a network namespace can be taken over: whoever else is in it hears nothing any more.
+fn check(path: &Path) -> Result<(), BundleError> {
+    let what = format!("the network namespace {path:?}");
+    // Engines name so what another container has.
+    let parts: Vec<_> = path.components().skip(1).take(2).collect();
+    let of_process = match parts.as_slice() {
+        [Component::Normal(proc), Component::Normal(pid)] if *proc == "proc" => pid
+            .to_str()
+            .is_some_and(|pid| pid.bytes().all(|byte| byte.is_ascii_digit())),
+        _ => false,
+    };
+    if of_process {
+        return Err(BundleError::Unsupported {
+            what,
+            reason: "it is that of a running process, as --network container:ID names it, and a microVM takes all that \
+                     arrives there for itself; give the container a network of its own",
+        });
+    }
+    let number = |path: &Path| path.metadata().map(|found| (found.dev(), found.ino()));
+    // One that is not there is told of when it is opened.
+    if let (Ok(wanted), Ok(own)) = (number(path), number(Path::new("/proc/self/ns/net")))
+        && wanted == own
+    {
+        return Err(BundleError::Unsupported {
+            what,
+            reason: "it is the host's, and the host's network cannot be another kernel's; give the container a network \
+                     of its own, and publish ports instead",
+        });
+    }
+    Ok(())
 }

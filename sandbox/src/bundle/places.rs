@@ -1,13 +1,17 @@
 //! Places in the root file system on which something is mounted: made on the host, as the guest cannot make them where the
 //! root refuses writes, which the host enforces.
 
-use std::fs::File;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat, openat2, readlinkat};
 use rustix::io::Errno;
+
+/// Links on the way to one place: as many as the kernel follows (path_resolution(7)).
+const MAX_LINKS: u8 = 40;
 
 /// A place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,41 +42,77 @@ pub(super) fn make(root: &Path, places: &[Place]) -> Result<(), (PathBuf, io::Er
     Ok(())
 }
 
+/// Walks down to a place, through links as they lead inside the root, and makes what is missing on the way. A link whose end
+/// is not there leads to a place as well: what it names is made, as the image's first program would have done.
 fn one(root: &OwnedFd, path: &Path, is_file: bool) -> Result<(), Errno> {
-    let mut so_far = PathBuf::from("/");
-    let mut parts = path
-        .components()
-        .filter(|part| matches!(part, Component::Normal(_) | Component::ParentDir));
-    let mut next = parts.next();
-    while let Some(part) = next {
-        next = parts.next();
-        let above = so_far.clone();
-        so_far.push(part);
-        match inside(root, &so_far, OFlags::PATH) {
-            Err(Errno::NOENT) => {}
-            Err(errno) => return Err(errno),
-            Ok(_) => continue,
-        }
-        let folder = inside(root, &above, OFlags::PATH | OFlags::DIRECTORY)?;
-        let name: &Path = part.as_ref();
-        match next.is_none() && is_file {
-            true => {
-                let flags =
-                    OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                drop(File::from(openat(
-                    &folder,
-                    name,
-                    flags,
-                    Mode::from_raw_mode(0o755),
-                )?));
+    // A path of the root without links, and what is still to go, the next step last.
+    let mut so_far = PathBuf::new();
+    let mut ahead = steps(path);
+    let mut links = 0_u8;
+    while let Some(step) = ahead.pop() {
+        let Some(name) = step else {
+            // Above the root is the root.
+            so_far.pop();
+            continue;
+        };
+        let there = so_far.join(&name);
+        match inside(root, &there, OFlags::PATH | OFlags::NOFOLLOW) {
+            Ok(found) if is_link(&found)? => {
+                links = links
+                    .checked_add(1)
+                    .filter(|links| *links <= MAX_LINKS)
+                    .ok_or(Errno::LOOP)?;
+                let target = readlinkat(&found, "", Vec::new())?;
+                let target = Path::new(OsStr::from_bytes(target.as_bytes()));
+                if target.is_absolute() {
+                    so_far.clear();
+                }
+                ahead.extend(steps(target));
+                continue;
             }
-            false => mkdirat(&folder, name, Mode::from_raw_mode(0o755))?,
+            Ok(_) => {}
+            Err(Errno::NOENT) => {
+                let folder = inside(root, &so_far, OFlags::PATH | OFlags::DIRECTORY)?;
+                add(&folder, name.as_ref(), is_file && ahead.is_empty())?;
+            }
+            Err(errno) => return Err(errno),
         }
+        so_far = there;
     }
     Ok(())
 }
 
+/// The steps of a path from its last one to its first: names, and `None` for the folder above.
+fn steps(path: &Path) -> Vec<Option<OsString>> {
+    let step = |part| match part {
+        Component::Normal(name) => Some(Some(name.to_owned())),
+        Component::ParentDir => Some(None),
+        Component::CurDir | Component::RootDir | Component::Prefix(_) => None,
+    };
+    path.components().rev().filter_map(step).collect()
+}
+
+fn is_link(found: &OwnedFd) -> Result<bool, Errno> {
+    Ok(FileType::from_raw_mode(fstat(found)?.st_mode) == FileType::Symlink)
+}
+
+/// Makes a file or folder. Somebody who puts a link in its place meanwhile is not followed.
+fn add(folder: &OwnedFd, name: &Path, is_file: bool) -> Result<(), Errno> {
+    let mode = Mode::from_raw_mode(0o755);
+    if !is_file {
+        return mkdirat(folder, name, mode);
+    }
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat(folder, name, flags, mode).map(drop)
+}
+
+/// Opens what is at a path of the root.
 fn inside(root: &OwnedFd, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
+    let path = if path == Path::new("") {
+        Path::new(".")
+    } else {
+        path
+    };
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
 }
@@ -108,9 +148,58 @@ mod tests {
         assert!(root.join("proc").is_dir() && !root.join("proc/sys").exists());
         assert!(root.join("etc/hosts").is_file());
         assert!(root.join("there/made").is_dir());
-        // The link names a folder that the root does not have.
-        assert!(make(&root, &[place("/out/made", false)]).is_err());
+        // The link names a folder that the root does not have: it is made where it leads inside the root.
+        make(&root, &[place("/out/made", false)]).unwrap();
+        assert!(
+            root.join(outside.strip_prefix("/").unwrap())
+                .join("made")
+                .is_dir()
+        );
         assert!(fs::read_dir(&outside).unwrap().next().is_none());
+        fs::remove_dir_all(base).unwrap();
+    }
+
+    #[test]
+    fn a_link_whose_end_is_missing_leads_to_a_place() {
+        let base = std::env::temp_dir().join(format!("koya-places-links-{}", std::process::id()));
+        let root = base.join("root");
+        for folder in ["etc", "run", "loop"] {
+            fs::create_dir_all(root.join(folder)).unwrap();
+        }
+        for (target, link) in [
+            // As images with systemd have it.
+            ("../run/systemd/resolve/stub-resolv.conf", "etc/resolv.conf"),
+            ("../../../../../up", "etc/above"),
+            ("/var/lib/hosts", "etc/hosts"),
+            ("hosts", "etc/twice"),
+            ("two", "loop/one"),
+            ("one", "loop/two"),
+        ] {
+            symlink(target, root.join(link)).unwrap();
+        }
+        let place = |path: &str, is_file| Place {
+            path: path.to_owned(),
+            is_file,
+        };
+        let places = [
+            place("/etc/resolv.conf", true),
+            place("/etc/above", true),
+            place("/etc/twice", true),
+        ];
+        for _ in 0..2 {
+            make(&root, &places).unwrap();
+            assert!(root.join("run/systemd/resolve/stub-resolv.conf").is_file());
+            assert!(root.join("var/lib/hosts").is_file());
+            // Nothing is above the root.
+            assert!(root.join("up").is_file() && !base.join("up").exists());
+            assert!(root.join("etc/resolv.conf").is_symlink());
+        }
+        let (path, error) = make(&root, &[place("/loop/one/deep", false)]).unwrap_err();
+        assert_eq!(path, Path::new("/loop/one/deep"));
+        assert_eq!(error.raw_os_error(), Some(Errno::LOOP.raw_os_error()));
+        // Below a file there is nothing.
+        let (_, error) = make(&root, &[place("/etc/hosts/deep", false)]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotADirectory);
         fs::remove_dir_all(base).unwrap();
     }
 }

@@ -23,7 +23,8 @@ pub(super) fn translate(config: &mut Config) -> Result<(), BundleError> {
     }
 }
 
-/// New limits for a container that exists, as the guest takes them.
+/// New limits for a container that exists, as the guest takes them. Of what is 0 or empty, docker says that it leaves it as
+/// it is.
 ///
 /// # Errors
 /// [`BundleError`]
@@ -32,6 +33,9 @@ pub fn for_update(resources: &mut Value) -> Result<(), BundleError> {
         Value::Object(resources) => {
             // The specification's own command lines send it along; it is for the creation.
             resources.remove("devices");
+            for group in resources.values_mut().filter_map(Value::as_object_mut) {
+                group.retain(|_, limit| *limit != 0 && limit != "");
+            }
             for_guest(resources)
         }
         other => Err(wrong("resources", Some(other), "an object")),

@@ -144,6 +144,15 @@ fn what_a_guest_cannot_have_is_refused_with_the_reason() {
     assert!(folder.refusal(without("pid")).contains("--pid host"));
     let error = folder.refusal(|config| config["linux"]["namespaces"][3]["path"] = "/proc/7/ns/ipc".into());
     assert!(error.contains("ipc namespace \"/proc/7/ns/ipc\""), "{error}");
+    let network =
+        |path: &str| folder.refusal(|config| config["linux"]["namespaces"][4]["path"] = path.into());
+    let error = network("/proc/7/ns/net");
+    assert!(
+        error.contains("/proc/7/ns/net") && error.contains("--network container:ID"),
+        "{error}"
+    );
+    let error = network("/proc/self/ns/net");
+    assert!(error.contains("it is the host's"), "{error}");
     let socket = folder.0.join("socket");
     let _listener = UnixListener::bind(&socket).unwrap();
     let bind = |source: &Path| json!([{ "destination": "/x", "type": "bind", "source": source, "options": ["rbind"] }]);
@@ -243,4 +252,25 @@ fn annotations_size_a_microvm_within_reason() {
     // A limit that no host could give, as engines write for none.
     let plan = folder.plan(|config| config["linux"]["resources"]["memory"]["limit"] = i64::MAX.into());
     assert_eq!(plan.unwrap().size.memory_mib, 512);
+}
+
+#[test]
+fn engines_write_more_kinds_of_propagation_than_the_specification_has() {
+    let folder = Folder::new();
+    for (written, wanted) in [("rslave", "slave"), ("rshared", "shared"), ("private", "private")] {
+        let plan = folder.plan(|config| config["linux"]["rootfsPropagation"] = written.into());
+        assert_eq!(plan.unwrap().config["linux"]["rootfsPropagation"], wanted);
+    }
+}
+
+#[test]
+fn an_update_leaves_alone_what_it_gives_as_zero() {
+    let mut resources = json!({
+        "cpu": { "quota": 0, "period": 0, "shares": 0, "cpus": "" },
+        "memory": { "limit": 134_217_728, "reservation": 0, "swap": -1 },
+        "blockIO": { "weight": 0 },
+    });
+    for_update(&mut resources).unwrap();
+    let wanted = json!({ "cpu": {}, "memory": { "limit": 134_217_728, "swap": -1 }, "blockIO": {} });
+    assert_eq!(resources, wanted);
 }

@@ -16,6 +16,7 @@
 mod boot;
 mod console;
 mod disk;
+mod docker;
 mod fs;
 mod guest;
 mod koya;

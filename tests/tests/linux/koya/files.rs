@@ -107,18 +107,27 @@ fn what_nobody_uses_goes_when_it_is_asked_for() {
     user.says(&["network", "create", "inner"]);
     // Nobody has agreed.
     let asked = told(&user.done(&["system", "prune", "--volumes"]));
-    assert!(asked.1.contains("all volumes that no container uses") && asked.0.is_empty(), "{asked:?}");
+    assert!(
+        asked.1.contains("all volumes that no container uses") && asked.0.is_empty(),
+        "{asked:?}"
+    );
     let networks = || user.says(&["network", "ls", "--quiet"]);
     assert!(networks().contains("inner"));
     let said = user.says(&["system", "prune", "--force", "--all", "--volumes"]);
     for name in [old.trim(), "inner", "unused"] {
         assert!(said.contains(&format!("\n{name}\n")), "{name}: {said}");
     }
-    assert!(!said.contains("Images") && !networks().contains("inner"), "{said}");
+    assert!(
+        !said.contains("Images") && !networks().contains("inner"),
+        "{said}"
+    );
     assert_eq!(user.says(&["volume", "ls", "--quiet"]), "used\n");
     user.says(&["rm", "--force", "web"]);
     let said = user.says(&["system", "prune", "--force", "--all", "--volumes"]);
-    assert!(said.contains("Deleted Images:\nsha256:") && said.contains("\nused\n"), "{said}");
+    assert!(
+        said.contains("Deleted Images:\nsha256:") && said.contains("\nused\n"),
+        "{said}"
+    );
     assert_eq!(user.says(&["images", "--quiet"]), "");
     assert!(user.has_nothing_left(), "something is left behind");
 }

@@ -43,10 +43,21 @@ fn a_container_lives_as_with_crun() {
         let said = user.said(runtime, &words);
         assert_eq!(said.code, Some(0), "{said:?}");
     }
+    refuses_to_share(&user);
     execs(&user);
     files(&user);
     network(&user);
     ends(&user);
+}
+
+/// Whoever is in a network namespace keeps it.
+fn refuses_to_share(user: &Podman) {
+    for name in ["container:crun", "container:koya"] {
+        let words = ["run", "--rm", "--network", name, IMAGE, "true"];
+        let said = user.said(&user.both()[1], &words);
+        assert_eq!(said.code, Some(126), "{said:?}");
+        assert!(said.errors.contains("--network container:ID"), "{said:?}");
+    }
 }
 
 fn execs(user: &Podman) {

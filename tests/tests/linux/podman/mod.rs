@@ -4,10 +4,11 @@
 
 mod bundle;
 mod life;
+mod lines;
 mod run;
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::thread;
@@ -96,7 +97,8 @@ impl Podman {
         }
         fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
         let applets = "sh cat echo id ls sleep hostname stty tty touch wc seq head true kill mount grep pwd env httpd ip \
-                       printf test mkdir stat df ulimit ps dd sha256sum nproc";
+                       printf test mkdir stat df ulimit ps dd sha256sum nproc \
+                       tr readlink chown chmod ln rm mv cp rmdir chroot";
         for applet in applets.split_whitespace() {
             symlink("busybox", root.join("bin").join(applet)).unwrap();
         }
@@ -104,6 +106,14 @@ impl Podman {
         fs::write(root.join("etc/passwd"), users).unwrap();
         fs::write(root.join("etc/group"), "root:x:0:\nweb:x:1000:\n").unwrap();
         fs::write(root.join("bin/text"), "no program\n").unwrap();
+        fs::write(root.join("bin/well"), "#!/bin/sh\ntest -f /tmp/well\n").unwrap();
+        fs::set_permissions(root.join("bin/well"), fs::Permissions::from_mode(0o755)).unwrap();
+        // As in images with systemd: engines mount their file at a link to one that is not there.
+        symlink(
+            "../run/systemd/resolve/stub-resolv.conf",
+            root.join("etc/resolv.conf"),
+        )
+        .unwrap();
     }
 
     fn root(&self) -> PathBuf {
@@ -151,15 +161,26 @@ impl Podman {
 
     /// The same for command lines about containers that are named after their runtimes: `{}` is that name.
     fn same_of(&self, words: &[&str]) -> Said {
-        let [crun, koya] = [("crun", 0), ("koya", 1)].map(|(name, index)| {
+        let [crun, koya] = self.answers_of(words);
+        assert_eq!(koya, crun, "koya-runtime and crun: podman {}", words.join(" "));
+        koya
+    }
+
+    /// What both runtimes answer to such a command line, without names and numbers that are different by nature.
+    fn answers_of(&self, words: &[&str]) -> [Said; 2] {
+        [("crun", 0), ("koya", 1)].map(|(name, index)| {
             let words: Vec<_> = words.iter().map(|word| word.replace("{}", name)).collect();
             let words: Vec<_> = words.iter().map(String::as_str).collect();
             let mut said = self.said(&self.both()[index], &words);
-            said.out = said.out.replace(name, "{}");
+            for text in [&mut said.out, &mut said.errors] {
+                *text = without_ids(
+                    &text
+                        .replace(self.both()[index].as_str(), "{}")
+                        .replace(name, "{}"),
+                );
+            }
             said
-        });
-        assert_eq!(koya, crun, "koya-runtime and crun: podman {}", words.join(" "));
-        koya
+        })
     }
 
     /// What a command line says with koya, which has to succeed.
@@ -178,6 +199,20 @@ impl Drop for Podman {
                 .output();
         }
     }
+}
+
+/// A text whose ids of containers and images are all the same.
+fn without_ids(text: &str) -> String {
+    let is_id = |word: &str| word.len() == 64 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let words = text.split_inclusive(|letter: char| !letter.is_ascii_alphanumeric());
+    let words = words.map(|word| {
+        let name = word.trim_end_matches(|letter: char| !letter.is_ascii_alphanumeric());
+        match is_id(name) {
+            true => word.replace(name, "ID"),
+            false => word.to_owned(),
+        }
+    });
+    words.collect()
 }
 
 /// Waits until something is so.

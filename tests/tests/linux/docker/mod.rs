@@ -1,0 +1,235 @@
+//! docker's engine with `koya-runtime` as a runtime of its own, through containerd's shim for runc: the same command lines
+//! with runc and with Koya, the same output, the same exit codes.
+//!
+//! The engine is Debian's, and starts slowly where KVM is emulated: one of them serves all command lines.
+
+mod life;
+mod run;
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use koya_tests::vm::{Scratch, from_env};
+use serde_json::json;
+
+/// Patience where KVM is emulated.
+const PATIENCE: Duration = Duration::from_secs(180);
+/// Debian's client: a machine may have a newer one as well, which does not speak to its engine.
+const CLIENT: &str = "/usr/bin/docker";
+/// The image that the tests build and use.
+const IMAGE: &str = "busybox";
+/// The runtimes to compare. Containers are named after them.
+const BOTH: [&str; 2] = ["runc", "koya"];
+
+/// An engine with a network, storage and mounts of its own.
+struct Docker {
+    home: Scratch,
+    engine: Child,
+}
+
+/// What a command said, and how it ended.
+#[derive(Debug, PartialEq, Eq)]
+struct Said {
+    out: String,
+    errors: String,
+    code: Option<i32>,
+}
+
+impl Said {
+    fn of(output: &Output) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Self {
+            out: text(&output.stdout),
+            errors: text(&output.stderr),
+            code: output.status.code(),
+        }
+    }
+}
+
+#[test]
+fn docker_runs_containers_in_microvms_as_it_does_with_runc() {
+    let engine = Docker::new();
+    run::images_are_built_by_commands_in_microvms(&engine);
+    run::a_container_says_and_ends_what_it_does_with_runc(&engine);
+    run::what_a_microvm_cannot_have_is_told(&engine);
+    life::a_container_lives_as_with_runc(&engine);
+    life::a_microvm_that_is_killed_is_a_dead_container(&engine);
+    engine.ends();
+}
+
+impl Docker {
+    fn new() -> Self {
+        let home = Scratch::new();
+        fs::create_dir(home.path("bin")).unwrap();
+        // The runtime looks for its parts beside itself: engines hand on no environment.
+        let runtime = home.path("bin/koya-runtime");
+        fs::copy(from_env("KOYA_RUNTIME"), &runtime).unwrap();
+        for (name, variable) in [
+            ("koya-vmm", "KOYA_VMM"),
+            ("koya-agent", "KOYA_AGENT"),
+            ("vmlinux", "KOYA_KERNEL"),
+            ("virtiofsd", "KOYA_VIRTIOFSD"),
+        ] {
+            symlink(from_env(variable), home.path("bin").join(name)).unwrap();
+        }
+        let settings = json!({
+            "runtimes": { "koya": { "path": runtime } },
+            "default-runtime": "koya",
+            "hosts": [format!("unix://{}", home.path("socket").display())],
+            "data-root": home.path("data"),
+            "exec-root": home.path("exec"),
+            "pidfile": home.path("pid"),
+            "cgroup-parent": format!("/{}", cgroup()),
+        });
+        let settings = home.file("daemon.json", settings.to_string());
+        let log = fs::File::create(home.path("log")).unwrap();
+        let script = "ip link set lo up && exec dockerd --config-file \"$0\"";
+        let engine = Command::new("unshare")
+            .args(["--net", "--mount", "--propagation", "private", "sh", "-c", script])
+            .arg(settings)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        let docker = Self { home, engine };
+        let socket = docker.home.path("socket");
+        until("docker's engine does not come up", || {
+            socket.exists() && docker.said(&["version"]).code == Some(0)
+        });
+        docker
+    }
+
+    /// `docker`, in the engine's network.
+    fn docker(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(CLIENT);
+        command
+            .arg("--host")
+            .arg(format!("unix://{}", self.home.path("socket").display()))
+            .args(words)
+            // Whoever runs the tests may have settings for another engine.
+            .env("DOCKER_CONFIG", self.home.path("config"))
+            .env("DOCKER_BUILDKIT", "0")
+            .env_remove("DOCKER_CONTEXT")
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// What a command line says, to its end.
+    fn said(&self, words: &[&str]) -> Said {
+        Said::of(&self.docker(words).output().unwrap())
+    }
+
+    /// What one says that has to succeed.
+    fn done(&self, words: &[&str]) -> String {
+        let said = self.said(words);
+        assert_eq!(said.code, Some(0), "docker {}: {}", words.join(" "), said.errors);
+        said.out
+    }
+
+    /// Runs a command line for both runtimes, which have to say the same; what they said. `{}` is the runtime's name, and
+    /// the container's.
+    fn same(&self, words: &[&str]) -> Said {
+        let [runc, koya] = BOTH.map(|name| {
+            let words: Vec<_> = words.iter().map(|word| word.replace("{}", name)).collect();
+            let words: Vec<_> = words.iter().map(String::as_str).collect();
+            let mut said = self.said(&words);
+            for text in [&mut said.out, &mut said.errors] {
+                *text = text.replace(name, "{}");
+            }
+            said
+        });
+        assert_eq!(koya, runc, "koya and runc: docker {}", words.join(" "));
+        koya
+    }
+
+    /// A program in the engine's network.
+    fn inside(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/proc/{}/ns/net", self.engine.id()));
+        command.arg(program);
+        command
+    }
+
+    /// Where the engine's and its shims' states of containers are.
+    fn states(&self) -> PathBuf {
+        self.home.path("exec/runtime-runc/moby")
+    }
+
+    /// Whether nothing of any microVM is left.
+    fn is_nothing_left(&self) -> bool {
+        let names = ["koya-vmm", "koya-monitor", "koya-container", "virtiofsd"];
+        let states = fs::read_dir(self.states()).into_iter().flatten().flatten();
+        let states = states.filter(|entry| !entry.file_name().to_string_lossy().starts_with('.'));
+        names.iter().all(|name| pids_of(name).is_empty()) && states.count() == 0
+    }
+
+    /// The engine ends, and with it all that it started.
+    fn ends(mut self) {
+        self.stop();
+        assert!(!self.home.path("pid").exists(), "{}", self.log());
+        until("something is left of the engine", || {
+            self.is_nothing_left() && !self.has_processes()
+        });
+        // Of a cgroup that has others below it, the kernel says that it is busy.
+        fs::remove_dir(Path::new("/sys/fs/cgroup").join(cgroup())).unwrap();
+    }
+
+    /// Whether a process is there that was started with a path of the engine's.
+    fn has_processes(&self) -> bool {
+        let home = self.home.path("");
+        let entries = fs::read_dir("/proc").unwrap().flatten();
+        let mut lines = entries.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
+        lines.any(|line| String::from_utf8_lossy(&line).contains(home.to_str().unwrap()))
+    }
+
+    fn stop(&mut self) {
+        if !matches!(self.engine.try_wait(), Ok(None)) {
+            return;
+        }
+        // SAFETY: kill takes two numbers and touches no memory.
+        unsafe { libc::kill(self.engine.id().cast_signed(), libc::SIGTERM) };
+        let _ = self.engine.wait();
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.home.path("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Docker {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("dockerd:\n{}", self.log());
+        }
+        self.stop();
+    }
+}
+
+/// Where the engine puts its containers' cgroups.
+fn cgroup() -> String {
+    format!("koya-docker-{}", std::process::id())
+}
+
+/// Waits until something is so.
+fn until(what: &str, is_so: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < PATIENCE, "{what}");
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// The pids of processes whose program has this name.
+fn pids_of(name: &str) -> Vec<u32> {
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name))
+        .collect()
+}
