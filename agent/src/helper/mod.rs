@@ -241,11 +241,11 @@ mod tests {
 
     #[derive(Debug, thiserror::Error)]
     #[error("it broke")]
-    struct Outer(#[source] std::io::Error);
+    struct Outer(#[source] io::Error);
 
     #[test]
     fn a_failure_tells_its_sources() {
-        let error = Outer(std::io::Error::from_raw_os_error(libc::ENOSPC));
+        let error = Outer(io::Error::from_raw_os_error(libc::ENOSPC));
         let failure = Failure::runtime("store it", &error);
         assert_eq!(
             failure.message,
