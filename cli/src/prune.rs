@@ -29,7 +29,16 @@ pub fn prune(args: &PruneArgs) -> Result<ExitCode, CliError> {
         return Ok(ExitCode::SUCCESS);
     }
     let home = Home::find()?;
-    let before = taken(home.folder());
+    // Volumes may be large, and are looked through only if they are meant.
+    let mut folders = vec!["containers", "vms", "images"];
+    folders.extend(args.volumes.then_some("volumes"));
+    let taken = || -> u64 {
+        folders
+            .iter()
+            .map(|folder| taken(&home.folder().join(folder)))
+            .sum()
+    };
+    let before = taken();
     // In this order: what a container was the last one to use goes with it.
     let removed = [
         ("Containers", containers(&home)?),
@@ -40,7 +49,7 @@ pub fn prune(args: &PruneArgs) -> Result<ExitCode, CliError> {
     for (kind, names) in removed.iter().filter(|(_, names)| !names.is_empty()) {
         crate::print(&format!("Deleted {kind}:\n{}\n", names.join("\n")))?;
     }
-    let space = before.saturating_sub(taken(home.folder()));
+    let space = before.saturating_sub(taken());
     crate::print(&format!("Total reclaimed space: {}", size::show(space)))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -89,14 +98,13 @@ fn containers(home: &Home) -> Result<Vec<String>, CliError> {
 }
 
 fn networks(home: &Home) -> Result<Vec<String>, CliError> {
-    let (networks, containers) = (home.networks()?, home.records()?.list()?);
-    let is_meant = |name: &String| {
-        let uses = |container: &Container| container.settings.network.networks.contains(name);
-        name != DEFAULT && !containers.iter().any(uses)
-    };
+    let networks = home.networks()?;
+    let still = home.records()?.still()?;
     let mut removed = Vec::new();
     for name in networks.list()?.into_iter().map(|network| network.name) {
-        if is_meant(&name) && networks.users(&name)?.is_empty() {
+        let uses = |container: &Container| container.settings.network.networks.contains(&name);
+        let is_used = name == DEFAULT || still.containers.iter().any(uses);
+        if !is_used && networks.users(&name)?.is_empty() {
             let outcome = networks.remove(&name).map_err(CliError::from);
             note(&mut removed, name, outcome);
         }
@@ -105,12 +113,13 @@ fn networks(home: &Home) -> Result<Vec<String>, CliError> {
 }
 
 fn volumes(home: &Home) -> Result<Vec<String>, CliError> {
-    let (volumes, containers) = (Volumes::of(home), home.records()?.list()?);
+    let (volumes, records) = (Volumes::of(home), home.records()?);
+    volumes.sweep();
     let mut removed = Vec::new();
     for name in volumes.names()? {
-        if volumes.users(&name, &containers).is_empty() {
-            let outcome = volumes.remove(&name, &containers);
-            note(&mut removed, name, outcome);
+        match volumes.remove(&name, &records) {
+            Err(CliError::VolumeInUse(..)) => {}
+            outcome => note(&mut removed, name, outcome),
         }
     }
     Ok(removed)

@@ -39,7 +39,7 @@ fn check(records: &Records, container: &Container, new: &Resources) -> Result<()
             return Err(CliError::SmallVm("--cpus", has, container.name.clone()));
         }
         let memory = vm.settings.memory_mib;
-        if new.memory.is_some_and(|wanted| wanted / MIB > memory) {
+        if new.memory.is_some_and(|wanted| wanted.div_ceil(MIB) > memory) {
             return Err(CliError::SmallVm(
                 "--memory",
                 format!("{memory}m"),
@@ -47,11 +47,14 @@ fn check(records: &Records, container: &Container, new: &Resources) -> Result<()
             ));
         }
     }
-    let all = container.settings.spec.resources.updated(new);
-    let swap = all.memory_swap.and_then(|swap| u64::try_from(swap).ok());
-    match (all.memory, swap) {
-        // 0 is the same as none.
-        (Some(memory), Some(swap)) if swap != 0 && swap < memory => Err(CliError::SwapBelowMemory),
-        _ => Ok(()),
+    match container
+        .settings
+        .spec
+        .resources
+        .updated(new)
+        .has_swap_below_memory()
+    {
+        true => Err(CliError::SwapBelowMemory),
+        false => Ok(()),
     }
 }

@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{self, ExitCode};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::SystemTime;
 
 use koya_sandbox::state::{Container, Records};
@@ -21,6 +22,8 @@ use crate::show::{self, Form};
 const DATA: &str = "_data";
 /// What a volume that is being removed is called begins with this, which no name does.
 const GONE: &str = ".gone-";
+/// How many this process has removed.
+static REMOVED: AtomicU32 = AtomicU32::new(0);
 
 /// `koya volume`
 ///
@@ -38,7 +41,7 @@ pub fn volume(command: &VolumeCommand) -> Result<ExitCode, CliError> {
         VolumeCommand::Ls(args) => show_all(args, &volumes),
         VolumeCommand::Inspect(args) => inspect(args, &volumes, &records),
         VolumeCommand::Rm(args) => each(args, |name| {
-            volumes.remove(name, &records.list()?)?;
+            volumes.remove(name, &records)?;
             crate::print(name)
         }),
     }
@@ -153,21 +156,24 @@ impl Volumes {
     }
 
     /// Removes a volume that no container has, running or not.
-    pub fn remove(&self, name: &str, containers: &[Container]) -> Result<(), CliError> {
+    pub fn remove(&self, name: &str, records: &Records) -> Result<(), CliError> {
         self.find(name)?;
-        if let Some(user) = self.users(name, containers).first() {
+        self.sweep();
+        let volume = self.folder.join(name);
+        // At once for everybody else, by another name, which is short whatever its own is.
+        let number = REMOVED.fetch_add(1, Ordering::Relaxed);
+        let gone = self.folder.join(format!("{GONE}{}-{number}", process::id()));
+        let still = records.still()?;
+        if let Some(user) = self.users(name, &still.containers).first() {
             return Err(CliError::VolumeInUse(name.to_owned(), user.name.clone()));
         }
-        self.sweep();
-        // At once for everybody else, by another name.
-        let own = format!("{GONE}{}-{name}", process::id());
-        let (volume, gone) = (self.folder.join(name), self.folder.join(own));
-        let removed = fs::rename(&volume, &gone).and_then(|()| fs::remove_dir_all(&gone));
-        removed.map_err(failed("removing", &volume))
+        fs::rename(&volume, &gone).map_err(failed("removing", &volume))?;
+        drop(still);
+        fs::remove_dir_all(&gone).map_err(failed("removing", &volume))
     }
 
     /// Removes what killed processes were removing.
-    fn sweep(&self) {
+    pub fn sweep(&self) {
         for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
             let name = entry.file_name();
             let remover = name

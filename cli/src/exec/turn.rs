@@ -10,7 +10,7 @@ use std::fs::{File, OpenOptions};
 use std::path::Path;
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// How many enter at a time: enough for a host with many processors, which enters within milliseconds, and few enough for
 /// one processor that is emulated.
@@ -22,8 +22,8 @@ pub struct Turn {
 }
 
 impl Turn {
-    /// Waits for a turn, for at most so long: where those hang who have it, everybody finds out for himself. In a folder
-    /// that is gone, or that cannot be written, there are no turns to wait for.
+    /// Waits for a turn, as long as others get theirs: once nobody has got one for `patience`, those hang who have them, and
+    /// everybody finds out for himself. In a folder that is gone, or that cannot be written, there are no turns to wait for.
     pub fn wait(folder: &Path, patience: Duration) -> Self {
         let open = |number: u32| {
             let path = folder.join(format!("turn-{number}"));
@@ -34,18 +34,33 @@ impl Turn {
         let first = std::process::id() % TURNS;
         let numbers = (first..TURNS).chain(0..first);
         let free = numbers.filter_map(open).find(|file| file.try_lock().is_ok());
-        let _locked = free.or_else(|| {
-            let file = open(first)?;
-            let (sender, receiver) = mpsc::channel();
-            let waiting = thread::Builder::new().spawn(move || {
-                let locked = file.lock().is_ok();
-                // Nobody waits any more: it is closed, and so given back.
-                let _ = sender.send(locked.then_some(file));
-            });
-            waiting.ok()?;
-            receiver.recv_timeout(patience).ok().flatten()
-        });
-        Self { _locked }
+        let locked = free.or_else(|| queue(open(first)?, patience));
+        if let Some(file) = &locked {
+            // Tells those who wait that it goes on.
+            let _ = file.set_modified(SystemTime::now());
+        }
+        Self { _locked: locked }
+    }
+}
+
+/// Sleeps until the file is ours, or nobody has had it for `patience`.
+fn queue(file: File, patience: Duration) -> Option<File> {
+    let ours = file.try_clone().ok()?;
+    let (sender, receiver) = mpsc::channel();
+    let waiting = thread::Builder::new().spawn(move || {
+        let locked = file.lock().is_ok();
+        // Where nobody waits any more it is closed, and so given back.
+        let _ = sender.send(locked.then_some(file));
+    });
+    waiting.ok()?;
+    let had = || ours.metadata().and_then(|found| found.modified()).ok();
+    let mut last = had();
+    loop {
+        match receiver.recv_timeout(patience) {
+            Ok(locked) => return locked,
+            Err(mpsc::RecvTimeoutError::Timeout) if had() != last => last = had(),
+            Err(_) => return None,
+        }
     }
 }
 
@@ -94,6 +109,17 @@ mod tests {
         let patience = Duration::from_millis(100);
         assert!(Turn::wait(&folder, patience)._locked.is_none());
         assert!((patience..LONG).contains(&begun.elapsed()));
+        // As if another one had got it meanwhile: then it goes on.
+        let begun = Instant::now();
+        let file = File::open(folder.join(format!("turn-{}", std::process::id() % TURNS))).unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                thread::sleep(patience / 2);
+                file.set_modified(SystemTime::now()).unwrap();
+            });
+            assert!(Turn::wait(&folder, patience)._locked.is_none());
+        });
+        assert!(begun.elapsed() >= patience * 2);
         drop(hung);
         fs::remove_dir_all(&folder).unwrap();
         assert!(Turn::wait(&folder, LONG)._locked.is_none());

@@ -84,6 +84,13 @@ impl Resources {
         }
     }
 
+    /// Whether memory and swap together are less than memory, which no kernel takes. 0 is the same as none.
+    pub fn has_swap_below_memory(&self) -> bool {
+        let swap = self.memory_swap.and_then(|swap| u64::try_from(swap).ok());
+        let swap = swap.filter(|&swap| swap != 0);
+        self.memory.zip(swap).is_some_and(|(memory, swap)| swap < memory)
+    }
+
     fn cpu(&self) -> Map<String, Value> {
         let quota = self
             .nano_cpus
@@ -157,6 +164,13 @@ mod tests {
         let updated = old.updated(&new);
         assert_eq!((updated.memory, updated.pids_limit), (new.memory, old.pids_limit));
         assert_eq!((updated.cpu_shares, updated.disks.len()), (new.cpu_shares, 1));
+        let swapping = |swap| Resources {
+            memory_swap: Some(swap),
+            ..updated.clone()
+        };
+        for (swap, is_below) in [(-1, false), (0, false), (95 << 20, true), (96 << 20, false)] {
+            assert_eq!(swapping(swap).has_swap_below_memory(), is_below, "{swap}");
+        }
     }
 
     #[test]

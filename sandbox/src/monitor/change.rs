@@ -24,22 +24,36 @@ impl Monitor {
 
     /// Gives a container other limits, at once if it runs.
     pub(super) fn update(&self, id: &str, new: &Resources) -> Result<(), RequestError> {
+        // One after the other: the guest is told all limits, those that stay, too.
+        let _changing = lock(&self.changing);
         let unknown = || RequestError::NotRunning(id.to_owned());
-        let room = lock(&self.table).rooms.get(id).cloned();
-        match room {
-            Some(None) => return Err(RequestError::Starts(id.to_owned())),
-            Some(Some(_)) => {
-                let known = self.records.look(id).ok_or_else(unknown)?;
-                let limits = known.settings.spec.resources.updated(new).to_json();
-                let done = self.sandbox.agent().update(id, limits.to_string().into_bytes());
-                done.map_err(StartRoomError::from)?;
-            }
-            None => {}
-        }
-        // What has happened to it meanwhile has been written down under the same lock.
-        let _table = lock(&self.table);
         let mut container = self.records.look(id).ok_or_else(unknown)?;
-        container.settings.spec.resources = container.settings.spec.resources.updated(new);
+        let limits = container.settings.spec.resources.updated(new);
+        if limits.has_swap_below_memory() {
+            return Err(RequestError::SwapBelowMemory);
+        }
+        let before = self.is_claimed(id);
+        if before {
+            // Fails for one that is being started, or has ended meanwhile.
+            self.room(id)?;
+            let told = self
+                .sandbox
+                .agent()
+                .update(id, limits.to_json().to_string().into_bytes());
+            told.map_err(StartRoomError::from)?;
+        }
+        let table = lock(&self.table);
+        if !before && table.rooms.contains_key(id) {
+            return Err(RequestError::Starts(id.to_owned()));
+        }
+        // Whatever else has happened to it was written down under the same lock.
+        container = self.records.look(id).ok_or_else(unknown)?;
+        container.settings.spec.resources = limits;
         Ok(self.records.save(&container)?)
+    }
+
+    /// Whether a container runs or is being started.
+    fn is_claimed(&self, id: &str) -> bool {
+        lock(&self.table).rooms.contains_key(id)
     }
 }

@@ -179,9 +179,13 @@ pub fn update(records: &Records, container: &Container, limits: &Resources) -> R
                 outcome => return outcome,
             }
         } else if let Some(_lock) = records.lock_vm(&container.vm)? {
-            let mut container = records.find(&container.id)?;
-            container.settings.spec.resources = container.settings.spec.resources.updated(limits);
+            let unknown = || StateError::Unknown(container.id.clone());
+            let mut container = records.look(&container.id).ok_or_else(unknown)?;
+            let updated = container.settings.spec.resources.updated(limits);
+            container.settings.spec.resources = updated;
             return Ok(records.save(&container)?);
+        } else if start.elapsed() > PATIENCE {
+            return Err(MonitorError::Silent(container.vm.clone()));
         }
         thread::sleep(PAUSE);
     }

@@ -58,6 +58,8 @@ pub(super) struct Monitor {
     timeline: Timeline,
     vm: Mutex<Vm>,
     pub(super) table: Mutex<Table>,
+    /// Held by who changes limits.
+    pub(super) changing: Mutex<()>,
     changed: Condvar,
     next: AtomicU64,
     /// Nothing in the guest is to be kept.
@@ -82,6 +84,8 @@ pub(super) enum RequestError {
     Runs(String),
     #[error("container {0} is being started; try again")]
     Starts(String),
+    #[error("--memory-swap is memory and swap together, and must not be less than --memory; give both")]
+    SwapBelowMemory,
     #[error("container {0} is not running")]
     NotRunning(String),
     #[error("container {0} is running; stop it first, or use force")]
@@ -130,6 +134,7 @@ impl Monitor {
             timeline,
             vm: Mutex::new(vm),
             table: Mutex::default(),
+            changing: Mutex::default(),
             changed: Condvar::new(),
             next: AtomicU64::new(0),
             discarded: AtomicBool::new(false),
@@ -396,6 +401,10 @@ impl Monitor {
         self.outside.leave(&container.id);
         container.exit = Some(exit.clone());
         let mut table = lock(&self.table);
+        // Its limits may have been changed since it was started.
+        if let Some(now) = self.records.look(&container.id) {
+            container.settings = now.settings;
+        }
         self.write_down(&mut container, remove);
         table.rooms.remove(&container.id);
         table.leaving = table.leaving.saturating_add(1);

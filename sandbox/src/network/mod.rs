@@ -17,7 +17,7 @@
 //!  HOME/networks/boot-ID/attached/ID.json      what a container has; written before anything is done
 //!  HOME/networks/boot-ID/attached/ID.left      it has ended; see [`Networks::leave`]
 //!  /run/koya/netns/ID, /run/koya/aardvark-dns  what goes with the machine's power; in another network namespace than the
-//!                                              host's own, /run/koya/net-INODE/...
+//!                                              host's own, boot-ID-net-INODE/... and /run/koya/net-INODE/...
 //! ```
 
 mod address;
@@ -62,7 +62,14 @@ impl Networks {
     /// # Errors
     /// [`NetworkError::File`]
     pub fn at(home: &Path) -> Result<Self, NetworkError> {
-        Self::with_run(home, &run_folder())
+        let run = Path::new("/run/koya");
+        match own_namespace() {
+            None => Self::with_run(home, run),
+            Some(number) => {
+                let boot = format!("{}-net-{number}", records::boot_id()?);
+                Self::of(home, &run.join(format!("net-{number}")), boot)
+            }
+        }
     }
 
     /// The same with another folder for what goes with the machine's power.
@@ -70,31 +77,25 @@ impl Networks {
     /// # Errors
     /// [`NetworkError::File`]
     pub fn with_run(home: &Path, run: &Path) -> Result<Self, NetworkError> {
+        Self::of(home, run, records::boot_id()?)
+    }
+
+    fn of(home: &Path, run: &Path, boot: String) -> Result<Self, NetworkError> {
         let networks = Self {
             home: home.join("networks"),
             run: run.to_owned(),
-            boot: records::boot_id()?,
+            boot,
         };
         networks.make_folders()?;
         Ok(networks)
     }
 }
 
-/// What is in another network namespace than the first process has a folder of its own: bridges and the name server of
-/// the other one cannot be used from there.
-fn run_folder() -> PathBuf {
-    let run = Path::new("/run/koya");
+/// The number of the network namespace that this process is in, if that is another one than the first process's: bridges
+/// and the name server there cannot be used from here, nor taken down.
+fn own_namespace() -> Option<u64> {
     let namespace_of = |process: &str| fs::read_link(format!("/proc/{process}/ns/net")).ok();
-    let inode = |namespace: &Path| {
-        let namespace = namespace.to_string_lossy().into_owned();
-        let inode = namespace.strip_prefix("net:[")?.strip_suffix(']')?;
-        inode.parse::<u64>().ok()
-    };
-    match (namespace_of("1"), namespace_of("thread-self")) {
-        (Some(first), Some(own)) if first != own => match inode(&own) {
-            Some(inode) => run.join(format!("net-{inode}")),
-            None => run.to_owned(),
-        },
-        _ => run.to_owned(),
-    }
+    let (first, own) = (namespace_of("1")?, namespace_of("thread-self")?);
+    let own = own.to_str().filter(|_| first != own)?;
+    own.strip_prefix("net:[")?.strip_suffix(']')?.parse().ok()
 }

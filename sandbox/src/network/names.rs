@@ -18,8 +18,9 @@ use super::{Link, NetworkError};
 
 /// How long it may take to be ready, and to answer. Some milliseconds are usual; the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Between two looks at it.
+/// Between two looks at it, and at most between two questions: each pause is twice the one before.
 const PAUSE: Duration = Duration::from_millis(2);
+const LONGEST: Duration = Duration::from_millis(100);
 /// How long one answer is waited for, and how often it is told again to read what it is to know.
 const ANSWER: Duration = Duration::from_millis(100);
 const AGAIN: Duration = Duration::from_secs(1);
@@ -28,6 +29,8 @@ const PORT: u16 = 53;
 /// Longest message over UDP (RFC 1035, section 2.3.4), and its header (section 4.1.1).
 const MESSAGE: usize = 512;
 const HEADER: usize = 12;
+/// What names of containers end with, unless it is told otherwise.
+const DOMAIN: &str = "dns.podman";
 /// The file with its process id, beside one file for each network.
 const PID_FILE: &str = "aardvark.pid";
 /// As /proc calls it.
@@ -55,7 +58,8 @@ pub(super) fn questions(id: &str, links: &[(Network, Link)]) -> Vec<Question> {
         .filter(|(server, address)| server.is_ipv4() == address.is_ipv4())
         .map(|(&server, &address)| Question {
             server,
-            name: id.to_owned(),
+            // In the domain of its own, of which it asks nobody else.
+            name: format!("{id}.{DOMAIN}"),
             address,
         })
         .collect()
@@ -105,6 +109,7 @@ impl NameServer {
     pub(super) fn await_answers(&self, questions: &[Question]) -> Result<(), NetworkError> {
         let start = Instant::now();
         let mut told = start;
+        let mut pause = PAUSE;
         for question in questions {
             while !question.is_answered() {
                 if start.elapsed() > PATIENCE {
@@ -117,7 +122,8 @@ impl NameServer {
                     self.tell();
                     told = Instant::now();
                 }
-                thread::sleep(PAUSE);
+                thread::sleep(pause);
+                pause = pause.saturating_mul(2).min(LONGEST);
             }
         }
         Ok(())
@@ -241,7 +247,7 @@ mod tests {
         assert!(!question().is_in(&answer[..8]));
     }
 
-    /// A program of the server's name, in whose folder a test says what it has; it has a handler only after a while, and
+    /// A program of the server's name, in whose folder a test says what it has; it has a handler once a file is there, and
     /// ends a while after it was told to.
     struct Played {
         folder: PathBuf,
@@ -258,14 +264,23 @@ mod tests {
             let shell = folder.join("bin").join(PROGRAM);
             fs::create_dir_all(folder.join("bin")).unwrap();
             std::os::unix::fs::symlink("/bin/bash", &shell).unwrap();
-            let script = "sleep 0.3; trap 'sleep 0.3; exit' HUP; while :; do sleep 0.02; done";
-            let child = Command::new(&shell).args(["-c", script]).spawn().unwrap();
+            let script = "until [ -e heard ]; do sleep 0.02; done; trap 'sleep 0.3; exit' HUP; while :; do sleep 0.02; done";
+            let child = Command::new(&shell)
+                .args(["-c", script])
+                .current_dir(&folder)
+                .spawn()
+                .unwrap();
             fs::write(own.join(PID_FILE), child.id().to_string()).unwrap();
             Self { folder, child }
         }
 
         fn server(&self) -> NameServer {
             NameServer::of(&self.folder)
+        }
+
+        /// Has it make its handler, now or later.
+        fn hear(&self) {
+            fs::write(self.folder.join("heard"), "").unwrap();
         }
     }
 
@@ -282,7 +297,13 @@ mod tests {
         let mut played = Played::new("hears");
         let pid = Pid::from_child(&played.child);
         assert_eq!(hears_hangups(pid), Some(false));
-        played.server().settle();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                thread::sleep(ANSWER);
+                played.hear();
+            });
+            played.server().settle();
+        });
         assert_eq!(hears_hangups(pid), Some(true));
         played.server().tell();
         assert!(played.child.wait().unwrap().success());
@@ -292,6 +313,7 @@ mod tests {
     fn one_without_names_has_ended_before_it_is_asked_again() {
         let played = Played::new("ends");
         let (pid, server) = (Pid::from_child(&played.child), played.server());
+        played.hear();
         server.settle();
         assert!(hears_hangups(pid).is_some(), "it has a name, and ended");
         server.while_names_go(|| {

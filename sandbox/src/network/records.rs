@@ -36,11 +36,11 @@ impl Networks {
                 .map_err(file(&folder))?;
         }
         // What was there before the machine was switched off is not there any more.
-        let own = format!("{BOOT}{}", self.boot);
+        let own = format!("{BOOT}{}", boot_id()?);
         for entry in fs::read_dir(&self.home).map_err(file(&self.home))?.flatten() {
             let name = entry.file_name();
             let name = name.to_string_lossy();
-            if name.starts_with(BOOT) && name != own {
+            if name.starts_with(BOOT) && !name.starts_with(&own) {
                 let _ = fs::remove_dir_all(entry.path());
             }
         }

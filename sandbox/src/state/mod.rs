@@ -64,6 +64,11 @@ pub enum StateError {
     /// Several ids begin so.
     #[error("{0} could be several containers; give more of the id, or the name")]
     Ambiguous(String),
+    /// What is known of a container cannot be read.
+    #[error(
+        "the state of container {0} cannot be read, so that nobody knows what it uses; remove its folder, {1:?}, or what it uses by name"
+    )]
+    Unreadable(String, PathBuf),
     /// The microVM of a container is gone.
     #[error("the microVM {0} is not there any more")]
     NoVm(String),
@@ -81,6 +86,14 @@ pub struct Records {
 #[derive(Debug)]
 pub struct VmLock {
     _file: File,
+}
+
+/// All containers; nobody makes another one as long as this lives.
+#[derive(Debug)]
+pub struct Still {
+    /// The containers.
+    pub containers: Vec<Container>,
+    _lock: File,
 }
 
 impl Records {
@@ -129,6 +142,29 @@ impl Records {
         folder::private(&self.folder(&container.id))?;
         self.save(&container)?;
         Ok(container)
+    }
+
+    /// All containers, for who removes what none of them uses.
+    ///
+    /// # Errors
+    /// [`StateError::File`]; [`StateError::Unreadable`], since such a container may use anything.
+    pub fn still(&self) -> Result<Still, StateError> {
+        let lock = folder::lock_all(&self.containers)?;
+        let mut containers = Vec::new();
+        for id in folder::ids(&self.containers)? {
+            match self.look(&id) {
+                Some(container) => containers.push(container),
+                None if folder::has_state(&self.folder(&id)) => {
+                    let folder = self.folder(&id);
+                    return Err(StateError::Unreadable(id, folder));
+                }
+                None => {}
+            }
+        }
+        Ok(Still {
+            containers,
+            _lock: lock,
+        })
     }
 
     /// All containers, the newest first, as they are now.

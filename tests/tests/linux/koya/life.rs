@@ -98,6 +98,10 @@ fn a_container_starts_again_with_what_it_wrote() {
     }
     user.says(&["restart", "--time", "0", "web"]);
     assert_eq!(user.field("web", ".State.Running"), "true");
+    assert_eq!(
+        user.says(&["exec", "web", "cat", "/sys/fs/cgroup/memory.max"]),
+        "50331648\n"
+    );
     user.says(&["rm", "--force", "web"]);
     assert!(user.has_nothing_left(), "something is left behind");
 }
