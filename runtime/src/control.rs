@@ -68,7 +68,8 @@ pub fn socket(folder: &Path) -> PathBuf {
 pub fn ask(folder: &Path, id: &str, request: &Request) -> Result<Value, RuntimeError> {
     let gone = |_| RuntimeError::Gone(id.to_owned());
     let stream = sockets::connect(&socket(folder)).map_err(gone)?;
-    send(&stream, request).map_err(gone)?;
+    // A monitor that has no room may refuse before it has read anything: what it said is there, though nothing can be sent.
+    let _ = send(&stream, request);
     match receive(&stream).map_err(gone)? {
         Answer::Done(value) => Ok(value),
         Answer::Failed(message) => Err(RuntimeError::Told(message)),
@@ -115,5 +116,22 @@ mod tests {
         (&one).write_all(b"\"Sta").unwrap();
         drop(one);
         assert!(receive::<Request>(&other).is_err());
+    }
+
+    #[test]
+    fn who_is_refused_unheard_is_told_so() {
+        let folder = std::env::temp_dir().join(format!("koya-control-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let listener = sockets::listen(&socket(&folder)).unwrap();
+        let refusing = std::thread::spawn(move || {
+            let (stream, _) = listener.accept().unwrap();
+            send(&stream, &Answer::Failed("try again".to_owned())).unwrap();
+        });
+        // More than the socket holds, so that it cannot all be sent.
+        let request = Request::Update("x".repeat(1 << 20).into());
+        let error = ask(&folder, "web", &request).unwrap_err().one_line();
+        refusing.join().unwrap();
+        std::fs::remove_dir_all(&folder).unwrap();
+        assert!(error.contains("try again"), "{error}");
     }
 }

@@ -201,16 +201,24 @@ fn want(
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
+    use std::process::{Command, Stdio};
 
     use super::*;
 
     #[test]
     fn what_is_on_its_way_out_is_waited_for_and_what_stays_is_not() {
-        let mut child = Command::new("sleep").arg("0.3").spawn().unwrap();
+        // Lives until its input ends.
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let input = child.stdin.take();
         let processes = [Process::of(child.id()).unwrap()];
         assert!(!await_processes(&processes, Duration::from_millis(1)));
-        assert!(await_processes(&processes, Duration::from_secs(20)));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                thread::sleep(Duration::from_millis(200));
+                drop(input);
+            });
+            assert!(await_processes(&processes, Duration::from_secs(20)));
+        });
         child.wait().unwrap();
 
         let cgroup = std::env::temp_dir().join(format!("koya-cgroup-{}", std::process::id()));

@@ -35,13 +35,13 @@ pub struct Monitor {
     record: Mutex<Record>,
     sandbox: Sandbox,
     own: Own,
-    /// Held for reading while a command is answered, so that the end waits for it.
+    /// Held for reading while a command is answered, so that the end waits for it. Taken after `changing`.
     answering: RwLock<()>,
     /// Held by whoever looks at the status in order to change it.
     changing: Mutex<()>,
     /// Whether the program has been started.
     started: AtomicBool,
-    /// Whether somebody sees to it that a container that was killed ends.
+    /// Whether somebody sees to it that a container that was killed or has ended is gone soon.
     doomed: AtomicBool,
     /// How long that may take.
     grace: Duration,
@@ -142,7 +142,8 @@ impl Monitor {
                 KILLED
             }
         };
-        // Whoever started it is told so before it is gone.
+        // Whoever started it is told so before it is gone. A guest that hangs in a command is not waited for much longer.
+        self.doom();
         let _last = self.answering.write().unwrap_or_else(PoisonError::into_inner);
         self.set(Status::Stopped);
         self.sandbox.end();
@@ -214,8 +215,8 @@ impl Monitor {
         }
     }
 
-    /// Ends the microVM if the container in it, which was killed, has not ended before: the agent is the guest's, and may
-    /// lie. With the container's end this process ends, and the thread with it.
+    /// Ends the microVM if the container in it, which was killed or said to have ended, is not gone before: the agent is the
+    /// guest's, and may lie. With the container's end this process ends, and the thread with it.
     fn doom(self: &Arc<Self>) {
         if self.doomed.swap(true, Ordering::SeqCst) {
             return;

@@ -18,6 +18,10 @@ use crate::threads;
 /// Commands that are answered at once: an engine has a few at a time, and each takes a thread. Some wait for the guest, half
 /// a minute at most.
 pub(super) const MAX_COMMANDS: usize = 64;
+/// Those that are heard beyond that, so that SIGKILL finds room however many hang; others are refused then.
+const MAX_HEARD: usize = 80;
+/// Why one is refused.
+const FULL: &str = "the monitor answers as many commands as it can at once";
 /// How long a command may take to say what it wants, which it does at once, and to read the answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Until another try, when the host has no descriptor for a connection.
@@ -44,14 +48,16 @@ fn serve(monitor: &Arc<Monitor>, listener: &UnixListener) {
         };
         let _ = stream.set_read_timeout(Some(PATIENCE));
         let _ = stream.set_write_timeout(Some(PATIENCE));
-        if Arc::strong_count(&served) > MAX_COMMANDS {
-            refuse(&stream, "the monitor answers as many commands as it can at once");
+        let count = Arc::strong_count(&served);
+        if count > MAX_HEARD {
+            refuse(&stream, FULL);
             continue;
         }
+        let full = count > MAX_COMMANDS;
         let (monitor, served) = (Arc::clone(monitor), Arc::clone(&served));
         let other = stream.try_clone();
         let work = move || {
-            answer(&monitor, &stream);
+            answer(&monitor, &stream, full);
             drop(served);
         };
         if threads::spawn("command", work).is_err()
@@ -67,16 +73,35 @@ fn refuse(stream: &UnixStream, why: &str) {
     let _ = send(stream, &Answer::Failed(format!("{why}; try again")));
 }
 
-fn answer(monitor: &Arc<Monitor>, stream: &UnixStream) {
+/// Answers a command; when it is full, none but SIGKILL.
+fn answer(monitor: &Arc<Monitor>, stream: &UnixStream, full: bool) {
     // Only its owner can open the folder that the socket is in.
     let Ok(request) = receive::<Request>(stream) else {
         return;
     };
-    let answering = monitor.answering.read().unwrap_or_else(PoisonError::into_inner);
+    // SIGKILL waits for nobody: the guest may hang in what is asked of it.
+    let kills = request.kills();
+    if full && !kills {
+        return refuse(stream, FULL);
+    }
+    // Of two who want to change it at once, the second sees what the first has made of it.
+    let waits = !matches!(request, Request::Stats | Request::Processes) && !kills;
+    let changing = waits.then(|| monitor.changing.lock().unwrap_or_else(PoisonError::into_inner));
+    // Only now, so that the end does not wait for those who wait for their turn. While it waits, nobody gets the lock.
+    let answering = match kills {
+        true => monitor.answering.try_read().ok(),
+        false => Some(monitor.answering.read().unwrap_or_else(PoisonError::into_inner)),
+    };
     let answer = match monitor.carry_out(&request) {
         Ok(value) => Answer::Done(value),
+        // It has ended meanwhile, and this process is about to: who sees that waits for it, and has what he wanted.
+        Err(RuntimeError::State {
+            status: Status::Stopped,
+            ..
+        }) if kills => return,
         Err(error) => Answer::Failed(error.one_line()),
     };
+    drop(changing);
     let _ = send(stream, &answer);
     drop(answering);
 }
@@ -84,10 +109,6 @@ fn answer(monitor: &Arc<Monitor>, stream: &UnixStream) {
 impl Monitor {
     fn carry_out(self: &Arc<Self>, request: &Request) -> Result<Value, RuntimeError> {
         let (id, agent) = (self.id(), self.sandbox.agent());
-        // Of two who want to change it at once, the second sees what the first has made of it. SIGKILL waits for nobody: the
-        // guest may hang in what is asked of it.
-        let waits = !matches!(request, Request::Stats | Request::Processes) && !request.kills();
-        let changing = waits.then(|| self.changing.lock().unwrap_or_else(PoisonError::into_inner));
         match request {
             Request::Start => {
                 self.want(&[Status::Created], "created", "started")?;
@@ -130,7 +151,6 @@ impl Monitor {
                 return Ok(json!({ "pid": state.pid, "execs": state.execs }));
             }
         }
-        drop(changing);
         Ok(Value::Null)
     }
 

@@ -206,6 +206,35 @@ fn of_two_who_pause_a_container_one_does() {
 }
 
 #[test]
+fn sigkill_waits_for_no_other_command() {
+    let house = House::new(Duration::ZERO);
+    let is_refused = |request: &Request| {
+        let answer = house.ask(request);
+        answer.is_err_and(|error| error.one_line().contains("try again"))
+    };
+    thread::scope(|scope| {
+        // As if the guest hung in a command.
+        let changing = house.monitor.changing.lock().unwrap();
+        for _ in 0..server::MAX_COMMANDS {
+            scope.spawn(|| until("there is no room", || !is_refused(&Request::Pause)));
+        }
+        until("there is room for any number of commands", || {
+            is_refused(&Request::Stats)
+        });
+        // The end of the container, which does not wait for those who wait.
+        let last = house.monitor.answering.write().unwrap();
+        let kill = Request::Kill {
+            signal: libc::SIGKILL.cast_unsigned(),
+            all: false,
+        };
+        house.ask(&kill).unwrap();
+        until("the microVM lives on", || !house.vmm.is_there());
+        drop(last);
+        drop(changing);
+    });
+}
+
+#[test]
 fn who_connects_and_says_nothing_keeps_nobody_out_for_long() {
     let house = House::new(GRACE);
     let path = socket(&house.monitor.context.store.folder("web"));

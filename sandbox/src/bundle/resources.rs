@@ -15,6 +15,25 @@ const DISKS: [&str; 5] = [
     "weightDevice",
 ];
 
+/// What docker sends with every update, as 0 or empty where nothing is to change.
+const ALWAYS_SENT: [(&str, &[&str]); 4] = [
+    (
+        "cpu",
+        &[
+            "quota",
+            "period",
+            "shares",
+            "cpus",
+            "mems",
+            "realtimePeriod",
+            "realtimeRuntime",
+        ],
+    ),
+    ("memory", &["limit", "reservation", "swap", "kernel"]),
+    ("blockIO", &["weight"]),
+    ("pids", &["limit"]),
+];
+
 pub(super) fn translate(config: &mut Config) -> Result<(), BundleError> {
     match linux(config)?.get_mut("resources") {
         None | Some(Value::Null) => Ok(()),
@@ -23,8 +42,8 @@ pub(super) fn translate(config: &mut Config) -> Result<(), BundleError> {
     }
 }
 
-/// New limits for a container that exists, as the guest takes them. Of what is 0 or empty, docker says that it leaves it as
-/// it is.
+/// New limits for a container that exists, as the guest takes them. What docker sends along as 0 or empty stays as it
+/// is.
 ///
 /// # Errors
 /// [`BundleError`]
@@ -33,8 +52,12 @@ pub fn for_update(resources: &mut Value) -> Result<(), BundleError> {
         Value::Object(resources) => {
             // The specification's own command lines send it along; it is for the creation.
             resources.remove("devices");
-            for group in resources.values_mut().filter_map(Value::as_object_mut) {
-                group.retain(|_, limit| *limit != 0 && limit != "");
+            for (group, names) in ALWAYS_SENT {
+                if let Some(group) = resources.get_mut(group).and_then(Value::as_object_mut) {
+                    group.retain(|name, limit| {
+                        !names.contains(&name.as_str()) || (*limit != 0 && limit != "")
+                    });
+                }
             }
             for_guest(resources)
         }

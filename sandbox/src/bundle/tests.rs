@@ -264,13 +264,20 @@ fn engines_write_more_kinds_of_propagation_than_the_specification_has() {
 }
 
 #[test]
-fn an_update_leaves_alone_what_it_gives_as_zero() {
+fn an_update_leaves_alone_what_docker_gives_as_zero() {
     let mut resources = json!({
-        "cpu": { "quota": 0, "period": 0, "shares": 0, "cpus": "" },
+        "cpu": { "quota": 0, "period": 0, "shares": 0, "cpus": "", "idle": 0, "burst": 0 },
         "memory": { "limit": 134_217_728, "reservation": 0, "swap": -1 },
         "blockIO": { "weight": 0 },
+        "pids": { "limit": 0 },
     });
     for_update(&mut resources).unwrap();
-    let wanted = json!({ "cpu": {}, "memory": { "limit": 134_217_728, "swap": -1 }, "blockIO": {} });
+    // Others mean what they say.
+    let wanted = json!({
+        "cpu": { "idle": 0, "burst": 0 },
+        "memory": { "limit": 134_217_728, "swap": -1 },
+        "blockIO": {},
+        "pids": {},
+    });
     assert_eq!(resources, wanted);
 }

@@ -4,15 +4,19 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use koya_tests::vm::Scratch;
+use koya_tests::vm::{Scratch, from_env};
 
 /// Bytes of a MiB.
 pub const MIB: u64 = 1 << 20;
+/// Patience where KVM is emulated.
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A copy of `path` without a name in the folder for temporary files: a shared folder is slow to boot from, and
 /// nothing is left behind however the tests end.
@@ -101,4 +105,60 @@ pub fn isolate() {
     );
     run("mount --make-rprivate /");
     run("ip link set lo up");
+}
+
+/// What a command said, and how it ended.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Said {
+    /// On standard output.
+    pub out: String,
+    /// On standard error.
+    pub errors: String,
+    /// None after a signal.
+    pub code: Option<i32>,
+}
+
+impl Said {
+    /// Of a command that has ended.
+    pub fn of(output: &Output) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Self {
+            out: text(&output.stdout),
+            errors: text(&output.stderr),
+            code: output.status.code(),
+        }
+    }
+}
+
+/// Puts `koya-runtime` and its parts into a folder; where it is then. It looks for them beside itself: engines hand on no
+/// environment.
+pub fn install_runtime(folder: &Path) -> PathBuf {
+    let runtime = folder.join("koya-runtime");
+    fs::copy(from_env("KOYA_RUNTIME"), &runtime).unwrap();
+    for (name, variable) in [
+        ("koya-vmm", "KOYA_VMM"),
+        ("koya-agent", "KOYA_AGENT"),
+        ("vmlinux", "KOYA_KERNEL"),
+        ("virtiofsd", "KOYA_VIRTIOFSD"),
+    ] {
+        symlink(from_env(variable), folder.join(name)).unwrap();
+    }
+    runtime
+}
+
+/// Waits until something is so.
+pub fn until(what: &str, is_so: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < PATIENCE, "{what}");
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// The pids of processes whose program has this name.
+pub fn pids_of(name: &str) -> Vec<u32> {
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name))
+        .collect()
 }

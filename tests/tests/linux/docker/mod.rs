@@ -7,18 +7,19 @@ mod life;
 mod run;
 
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use koya_tests::vm::{Scratch, from_env};
+use koya_tests::vm::Scratch;
 use serde_json::json;
 
-/// Patience where KVM is emulated.
-const PATIENCE: Duration = Duration::from_secs(180);
+use crate::support::{PATIENCE, Said, install_runtime, pids_of, until};
+
+/// How long the engine may take to end.
+const FAREWELL: Duration = Duration::from_secs(30);
 /// Debian's client: a machine may have a newer one as well, which does not speak to its engine.
 const CLIENT: &str = "/usr/bin/docker";
 /// The image that the tests build and use.
@@ -30,25 +31,6 @@ const BOTH: [&str; 2] = ["runc", "koya"];
 struct Docker {
     home: Scratch,
     engine: Child,
-}
-
-/// What a command said, and how it ended.
-#[derive(Debug, PartialEq, Eq)]
-struct Said {
-    out: String,
-    errors: String,
-    code: Option<i32>,
-}
-
-impl Said {
-    fn of(output: &Output) -> Self {
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Self {
-            out: text(&output.stdout),
-            errors: text(&output.stderr),
-            code: output.status.code(),
-        }
-    }
 }
 
 #[test]
@@ -66,17 +48,7 @@ impl Docker {
     fn new() -> Self {
         let home = Scratch::new();
         fs::create_dir(home.path("bin")).unwrap();
-        // The runtime looks for its parts beside itself: engines hand on no environment.
-        let runtime = home.path("bin/koya-runtime");
-        fs::copy(from_env("KOYA_RUNTIME"), &runtime).unwrap();
-        for (name, variable) in [
-            ("koya-vmm", "KOYA_VMM"),
-            ("koya-agent", "KOYA_AGENT"),
-            ("vmlinux", "KOYA_KERNEL"),
-            ("virtiofsd", "KOYA_VIRTIOFSD"),
-        ] {
-            symlink(from_env(variable), home.path("bin").join(name)).unwrap();
-        }
+        let runtime = install_runtime(&home.path("bin"));
         let settings = json!({
             "runtimes": { "koya": { "path": runtime } },
             "default-runtime": "koya",
@@ -98,11 +70,17 @@ impl Docker {
             .process_group(0)
             .spawn()
             .unwrap();
-        let docker = Self { home, engine };
+        let mut docker = Self { home, engine };
         let socket = docker.home.path("socket");
-        until("docker's engine does not come up", || {
-            socket.exists() && docker.said(&["version"]).code == Some(0)
-        });
+        let start = Instant::now();
+        while !(socket.exists() && docker.said(&["version"]).code == Some(0)) {
+            // Its log is shown as it is dropped.
+            if let Some(status) = docker.engine.try_wait().unwrap() {
+                panic!("docker's engine has ended: {status}");
+            }
+            assert!(start.elapsed() < PATIENCE, "docker's engine does not come up");
+            thread::sleep(Duration::from_millis(100));
+        }
         docker
     }
 
@@ -195,7 +173,15 @@ impl Docker {
         }
         // SAFETY: kill takes two numbers and touches no memory.
         unsafe { libc::kill(self.engine.id().cast_signed(), libc::SIGTERM) };
-        let _ = self.engine.wait();
+        let start = Instant::now();
+        while matches!(self.engine.try_wait(), Ok(None)) {
+            if start.elapsed() >= FAREWELL {
+                let _ = self.engine.kill();
+                let _ = self.engine.wait();
+                return;
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
     }
 
     fn log(&self) -> String {
@@ -215,21 +201,4 @@ impl Drop for Docker {
 /// Where the engine puts its containers' cgroups.
 fn cgroup() -> String {
     format!("koya-docker-{}", std::process::id())
-}
-
-/// Waits until something is so.
-fn until(what: &str, is_so: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !is_so() {
-        assert!(start.elapsed() < PATIENCE, "{what}");
-        thread::sleep(Duration::from_millis(100));
-    }
-}
-
-/// The pids of processes whose program has this name.
-fn pids_of(name: &str) -> Vec<u32> {
-    let entries = fs::read_dir("/proc").unwrap().flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name))
-        .collect()
 }

@@ -1,8 +1,9 @@
 //! `koya-runtime` by itself, as the OCI runtime specification describes it.
 
 use std::fs;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
@@ -23,18 +24,24 @@ impl Bench<'_> {
         self.user.home.path(name)
     }
 
-    /// Runs the runtime to its end. Its output goes to files: a container that it leaves running has it as well.
-    fn does(&self, words: &[&str]) -> Said {
-        let (out, errors) = (self.path("out"), self.path("errors"));
-        let file = |path: &Path| Stdio::from(fs::File::create(path).unwrap());
-        let status = Command::new(self.user.runtime())
+    fn runtime(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(self.user.runtime());
+        command
             .arg("--root")
             .arg(self.path("states"))
             .arg("--log")
             .arg(self.path("log"))
             .args(["--log-format", "json"])
             .args(words)
-            .current_dir(self.path("bundle"))
+            .current_dir(self.path("bundle"));
+        command
+    }
+
+    /// Runs the runtime to its end. Its output goes to files: a container that it leaves running has it as well.
+    fn ends(&self, command: &mut Command) -> Said {
+        let (out, errors) = (self.path("out"), self.path("errors"));
+        let file = |path: &Path| Stdio::from(fs::File::create(path).unwrap());
+        let status = command
             .stdin(Stdio::null())
             .stdout(file(&out))
             .stderr(file(&errors))
@@ -47,19 +54,31 @@ impl Bench<'_> {
         }
     }
 
+    fn does(&self, words: &[&str]) -> Said {
+        self.ends(&mut self.runtime(words))
+    }
+
     fn done(&self, words: &[&str]) -> String {
         let said = self.does(words);
         assert_eq!((said.errors.as_str(), said.code), ("", Some(0)), "{words:?}");
         said.out
     }
 
-    /// Creates a container while this process has a pipe that it leaks into others, as engines do: nothing that stays may
-    /// hold it open.
+    /// Creates a container with a pipe that is leaked into the runtime, as engines do: nothing that stays may hold it open.
     fn create_without_a_leak(&self, words: &[&str]) {
-        let (mut reader, writer) = std::io::pipe().unwrap();
-        // SAFETY: the call takes numbers, and touches no memory.
-        assert_eq!(unsafe { libc::fcntl(writer.as_raw_fd(), libc::F_SETFD, 0) }, 0);
-        self.done(words);
+        let (mut reader, writer) = io::pipe().unwrap();
+        let leaked = writer.as_raw_fd();
+        let mut command = self.runtime(words);
+        // Only there: what else is started meanwhile is not to have it.
+        // SAFETY: between fork and exec, the call takes numbers, and touches no memory.
+        unsafe {
+            command.pre_exec(move || match libc::fcntl(leaked, libc::F_SETFD, 0) {
+                0 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            });
+        }
+        let said = self.ends(&mut command);
+        assert_eq!((said.errors.as_str(), said.code), ("", Some(0)), "{words:?}");
         drop(writer);
         let (sender, receiver) = mpsc::channel();
         thread::spawn(move || sender.send(reader.read(&mut [0]).unwrap()));

@@ -106,10 +106,12 @@ const QUESTIONS: [&str; 16] = [
     "unpause {}",
 ];
 
+/// They say something then, as soon as their shells do not sleep.
+const USR2: &str = "kill --signal USR2 {}";
+
 /// What is done with them in the end.
-const ENDS: [&str; 22] = [
-    "kill --signal USR2 {}",
-    "exec {} sleep 3",
+const ENDS: [&str; 21] = [
+    USR2,
     "logs {}",
     "cp {}:/made/hard -",
     "cp {}:/nowhere -",
@@ -156,6 +158,12 @@ fn command_line_after_command_line_says_what_it_does_with_crun() {
         let [crun, koya] = user.answers_of(&words);
         if crun != koya {
             differences.push(format!("podman {line}\n  crun: {crun:?}\n  koya: {koya:?}"));
+        }
+        if *line == USR2 {
+            until("the signal does not arrive", || {
+                let logs = user.answers_of(&["logs", "{}"]);
+                logs.iter().all(|said| said.out.contains("usr2"))
+            });
         }
     }
     assert!(differences.is_empty(), "{}", differences.join("\n"));

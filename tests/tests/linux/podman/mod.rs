@@ -10,16 +10,12 @@ mod run;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
 
-use koya_tests::vm::{Scratch, from_env};
+use koya_tests::vm::Scratch;
 
-use crate::support::succeed;
+use crate::support::{Said, install_runtime, pids_of, succeed, until};
 
-/// Patience where KVM is emulated.
-const PATIENCE: Duration = Duration::from_secs(120);
 /// The image that every test uses.
 const IMAGE: &str = "busybox";
 
@@ -28,41 +24,13 @@ struct Podman {
     home: Scratch,
 }
 
-/// What a command said, and how it ended.
-#[derive(Debug, PartialEq, Eq)]
-struct Said {
-    out: String,
-    errors: String,
-    code: Option<i32>,
-}
-
-impl Said {
-    fn of(output: &Output) -> Self {
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Self {
-            out: text(&output.stdout),
-            errors: text(&output.stderr),
-            code: output.status.code(),
-        }
-    }
-}
-
 impl Podman {
     fn new() -> Self {
         let user = Self { home: Scratch::new() };
         for folder in ["bin", "net"] {
             fs::create_dir(user.home.path(folder)).unwrap();
         }
-        // The runtime looks for its parts beside itself: engines hand on no environment.
-        fs::copy(from_env("KOYA_RUNTIME"), user.runtime()).unwrap();
-        for (name, variable) in [
-            ("koya-vmm", "KOYA_VMM"),
-            ("koya-agent", "KOYA_AGENT"),
-            ("vmlinux", "KOYA_KERNEL"),
-            ("virtiofsd", "KOYA_VIRTIOFSD"),
-        ] {
-            symlink(from_env(variable), user.home.path("bin").join(name)).unwrap();
-        }
+        install_runtime(&user.home.path("bin"));
         let net = user.home.path("net");
         let settings = format!(
             "[engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n\
@@ -213,23 +181,6 @@ fn without_ids(text: &str) -> String {
         }
     });
     words.collect()
-}
-
-/// Waits until something is so.
-fn until(what: &str, is_so: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !is_so() {
-        assert!(start.elapsed() < PATIENCE, "{what}");
-        thread::sleep(Duration::from_millis(50));
-    }
-}
-
-/// The pids of processes whose program has this name.
-fn pids_of(name: &str) -> Vec<u32> {
-    let entries = fs::read_dir("/proc").unwrap().flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name))
-        .collect()
 }
 
 /// Whether nothing of any container is left but what podman keeps.
