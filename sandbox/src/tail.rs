@@ -17,7 +17,7 @@ impl Tail {
     pub fn of(mut stream: impl Read + Send + 'static) -> Self {
         let tail = Self::default();
         let kept = tail.clone();
-        thread::spawn(move || {
+        let reading = move || {
             let mut buffer = [0; 4096];
             while let Ok(len @ 1..) = stream.read(&mut buffer) {
                 let mut kept = kept.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -25,7 +25,9 @@ impl Tail {
                 let excess = kept.len().saturating_sub(KEPT);
                 kept.drain(..excess);
             }
-        });
+        };
+        // Where no thread can be started the words are lost, and nothing else.
+        let _ = thread::Builder::new().name("tail".into()).spawn(reading);
         tail
     }
 

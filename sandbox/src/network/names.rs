@@ -17,7 +17,7 @@ use super::definition::Network;
 use super::{Link, NetworkError};
 
 /// How long it may take to be ready, and to answer. Some milliseconds are usual; the machine may be busy.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(20);
 /// Between two looks at it, and at most between two questions: each pause is twice the one before.
 const PAUSE: Duration = Duration::from_millis(2);
 const LONGEST: Duration = Duration::from_millis(100);
@@ -74,7 +74,7 @@ impl NameServer {
     }
 
     /// Waits until it can be told something: until one that starts has its handler, and one without names has ended.
-    /// What is still not so after ten seconds is left to netavark.
+    /// What is still not so after [`PATIENCE`] is left to netavark.
     pub(super) fn settle(&self) {
         let start = Instant::now();
         while let Some(pid) = self.pid() {

@@ -1,17 +1,16 @@
 //! virtio-net over a tap, in a network namespace of the test's own. The guest is described through the API alone.
 
-use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use koya_tests::vm::PATIENCE;
 use serde_json::{Value, json};
 
 use crate::guest::Guest;
 use crate::report::{Report, Shared};
 use crate::running::Running;
-use crate::support::{MIB, isolate, noise, run};
+use crate::support::{MIB, isolate, noise, run, visitor};
 
 const HOST: &str = "172.31.250.1";
 const GUEST: &str = "172.31.250.2";
@@ -82,28 +81,9 @@ fn seen() -> &'static Seen {
     SEEN.get(watch)
 }
 
-fn accept(listener: &TcpListener) -> TcpStream {
-    let start = Instant::now();
-    listener.set_nonblocking(true).unwrap();
-    loop {
-        match listener.accept() {
-            Ok((stream, _)) => {
-                stream.set_nonblocking(false).unwrap();
-                stream.set_read_timeout(Some(PATIENCE)).unwrap();
-                stream.set_write_timeout(Some(PATIENCE)).unwrap();
-                return stream;
-            }
-            Err(error) if error.kind() == ErrorKind::WouldBlock && start.elapsed() < PATIENCE => {
-                thread::sleep(Duration::from_millis(1));
-            }
-            Err(error) => panic!("the guest does not connect: {error}"),
-        }
-    }
-}
-
 /// Sends to the guest that connects; how long it took until it had all.
 fn send(listener: &TcpListener, bytes: &[u8]) -> Duration {
-    let mut stream = accept(listener);
+    let mut stream = visitor(listener);
     let start = Instant::now();
     stream.write_all(bytes).unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
@@ -113,7 +93,7 @@ fn send(listener: &TcpListener, bytes: &[u8]) -> Duration {
 
 /// What the guest that connects sends, and how long it took.
 fn receive(listener: &TcpListener) -> (Vec<u8>, Duration) {
-    let mut stream = accept(listener);
+    let mut stream = visitor(listener);
     let (start, mut bytes) = (Instant::now(), Vec::new());
     stream.read_to_end(&mut bytes).unwrap();
     (bytes, start.elapsed())

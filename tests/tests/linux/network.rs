@@ -20,7 +20,7 @@ use koya_sandbox::parts::Parts;
 use koya_tests::vm::{PATIENCE, Scratch, Vm, from_env};
 use serde_json::json;
 
-use crate::support::{MIB, isolate, noise, run, sha256, succeed};
+use crate::support::{MIB, isolate, noise, run, sha256, succeed, visitor};
 
 /// Sent each way between a container and the host.
 const BULK: u64 = 16 * MIB;
@@ -254,21 +254,4 @@ fn listener(address: &str, port: u16) -> TcpListener {
     let listener = TcpListener::bind((address, port)).unwrap();
     listener.set_nonblocking(true).unwrap();
     listener
-}
-
-/// The first one to connect, who may neither stay away nor fall silent for ever.
-fn visitor(listener: &TcpListener) -> TcpStream {
-    let start = Instant::now();
-    loop {
-        match listener.accept() {
-            Ok((stream, _)) => {
-                stream.set_nonblocking(false).unwrap();
-                stream.set_read_timeout(Some(PATIENCE)).unwrap();
-                stream.set_write_timeout(Some(PATIENCE)).unwrap();
-                return stream;
-            }
-            Err(error) => assert!(start.elapsed() < 2 * PATIENCE, "nobody connects: {error}"),
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
 }

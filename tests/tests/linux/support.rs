@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
@@ -55,6 +56,40 @@ pub fn succeed(command: &mut Command) -> String {
 pub fn run(line: &str) -> String {
     let mut words = line.split_whitespace();
     succeed(Command::new(words.next().unwrap()).args(words))
+}
+
+/// Runs a command to its end, with `typed` as all of its input.
+pub fn fed(command: &mut Command, typed: &[u8]) -> Said {
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    thread::scope(|scope| {
+        scope.spawn(move || stdin.write_all(typed).unwrap());
+        Said::of(&child.wait_with_output().unwrap())
+    })
+}
+
+/// The first one to connect, who may neither stay away nor fall silent for ever.
+pub fn visitor(listener: &TcpListener) -> TcpStream {
+    let start = Instant::now();
+    listener.set_nonblocking(true).unwrap();
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                stream.set_nonblocking(false).unwrap();
+                stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                stream.set_write_timeout(Some(PATIENCE)).unwrap();
+                return stream;
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock && start.elapsed() < PATIENCE => {
+                thread::sleep(Duration::from_millis(1));
+            }
+            Err(error) => panic!("nobody connects: {error}"),
+        }
+    }
 }
 
 /// SHA-256 in hexadecimal digits.

@@ -1,10 +1,10 @@
 //! `docker build` and `docker run`: containers from their beginning to their end.
 
 use std::fs;
-use std::io::Write;
-use std::process::Stdio;
 
-use super::{BOTH, Docker, IMAGE, Said, until};
+use crate::support::fed;
+
+use super::{BOTH, Docker, IMAGE, until};
 
 /// Makes an image of one program: the command runs in a microVM, and what it did is the next layer.
 const RECIPE: &str = r#"FROM scratch
@@ -34,17 +34,7 @@ pub(super) fn a_container_says_and_ends_what_it_does_with_runc(engine: &Docker) 
         );
         let mut words: Vec<_> = line.split_whitespace().collect();
         words.push(script);
-        let mut command = engine.docker(&words);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let mut stdin = child.stdin.take().unwrap();
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                stdin.write_all(&typed).unwrap();
-                drop(stdin);
-            });
-            Said::of(&child.wait_with_output().unwrap())
-        })
+        fed(&mut engine.docker(&words), &typed)
     });
     let [runc, koya] = said;
     assert_eq!(koya.code, Some(7), "{koya:?}");

@@ -1,9 +1,8 @@
 //! `podman run`: a container from its beginning to its end.
 
-use std::io::Write;
-use std::process::Stdio;
+use crate::support::fed;
 
-use super::{IMAGE, Podman, Said, is_nothing_left, until};
+use super::{IMAGE, Podman, is_nothing_left, until};
 
 #[test]
 fn a_container_says_and_ends_what_it_does_with_crun() {
@@ -82,20 +81,7 @@ fn what_is_typed_arrives_whole() {
             "-c",
             "sha256sum; seq 100000 >&2",
         ];
-        let mut command = user.podman(&runtime, &words);
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let mut stdin = child.stdin.take().unwrap();
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                stdin.write_all(&typed).unwrap();
-                drop(stdin);
-            });
-            Said::of(&child.wait_with_output().unwrap())
-        })
+        fed(&mut user.podman(&runtime, &words), &typed)
     });
     let [crun, koya] = sums;
     assert_eq!(koya.errors.lines().count(), 100_000);
