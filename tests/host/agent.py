@@ -1,7 +1,7 @@
 """Runs commands inside the emulated KVM host, for kvm-host outside.
 
 First process there. Each virtio-serial port carries one command at a time, as
-frames (type, length, payload; see wire.py): the request, then standard input,
+frames (type, length, payload; see wire.py): after a mark the request, then standard input,
 signals and window sizes one way, output and the exit code the other way.
 When the outside hangs up, the command and its children are killed.
 """
@@ -179,7 +179,7 @@ class Session:
 
 def serve(port):
     """One conversation on a port: a request, then the command's streams."""
-    frames = wire.Reader()
+    frames = wire.Reader(waits=True)
     while True:
         data = os.read(port, wire.CHUNK)
         if not data:

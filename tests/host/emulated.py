@@ -142,7 +142,7 @@ class Host:
 
     def await_up(self, connection, request):
         """Sends a request and waits for the answer: the host is up."""
-        connection.sendall(wire.frame(wire.REQUEST, request))
+        connection.sendall(wire.BEGIN + wire.frame(wire.REQUEST, request))
         frames = wire.Reader()
         deadline = time.monotonic() + BOOT_SECONDS
         connection.settimeout(0.25)

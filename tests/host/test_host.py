@@ -3,11 +3,13 @@
 
 Boots one host for all tests: about 10 s on an idle machine.
 """
+import glob
 import os
 import pty
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -104,6 +106,15 @@ class Commands(unittest.TestCase):
                                    env=ENVIRONMENT)
         self.assertEqual(inside("touch", name).returncode, 0)
         self.assertEqual(waiting.wait(timeout=60), 0)
+
+    def test_half_a_frame_of_one_who_left_is_no_part_of_the_next_conversation(self):
+        for port in sorted(glob.glob(os.path.join(ENVIRONMENT["KOYA_KVM_HOST_DIR"], "p*[0-9]"))):
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.connect(port)
+                # As a command's input is cut off that nobody reads any more: 1 MiB was to come.
+                connection.sendall(b"I\x00\x10\x00\x00" + b"x" * 100)
+        for _ in range(3):
+            self.assertEqual(inside("echo", "here").stdout, b"here\n")
 
     def test_interrupting_ends_the_command(self):
         for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
