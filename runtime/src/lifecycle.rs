@@ -13,7 +13,7 @@ use crate::args::{DeleteArgs, KillArgs};
 use crate::control::{Request, ask};
 use crate::error::RuntimeError;
 use crate::record::{Process, Record, Status};
-use crate::{Context, hooks, print};
+use crate::{Context, hooks, house, print};
 
 /// How long a container may take to end that was killed.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -168,6 +168,9 @@ fn remove_cgroup(cgroup: &Path) {
 
 /// Removes what is left of a container without processes, and tells those who want to know.
 pub fn clear(context: &Context, record: &Record) {
+    if let Err(error) = house::forget(&context.store, record) {
+        context.log.warn(&error.one_line());
+    }
     if let Some(cgroup) = &record.cgroup {
         remove_cgroup(cgroup);
     }

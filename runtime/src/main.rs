@@ -19,6 +19,7 @@ mod events;
 mod exec;
 mod features;
 mod hooks;
+mod house;
 mod lifecycle;
 mod list;
 mod log;

@@ -102,6 +102,12 @@ pub struct Record {
     pub process: Option<Process>,
     /// Those that belong to it beside: monitor, VMM, virtiofsd.
     pub helpers: Vec<Process>,
+    /// The one of them that serves files, to containers that come later to this one's microVM as well.
+    #[serde(default)]
+    pub server: Option<Process>,
+    /// The container in whose microVM it is, if it has none of its own.
+    #[serde(default)]
+    pub house: Option<String>,
     /// The bundle's folder.
     pub bundle: PathBuf,
     /// Its root file system.
@@ -157,6 +163,8 @@ pub mod tests {
             status: Status::Creating,
             process: None,
             helpers: Vec::new(),
+            server: None,
+            house: None,
             bundle: "/nowhere".into(),
             rootfs: "/nowhere/rootfs".into(),
             created: String::new(),

@@ -7,7 +7,9 @@ use koya_proto::MAX_JSON;
 use libcontainer::oci_spec::runtime::{LinuxDeviceCgroup, Process, Spec};
 use serde_json::{Map, Value, json};
 
+use super::container::Others;
 use super::idmap::IdMap;
+use super::joined;
 use super::limits;
 use super::seccomp;
 use super::stores;
@@ -53,8 +55,8 @@ impl Draft {
         self.terminal
     }
 
-    /// Checks the rest, and waits for the disks that it names.
-    pub fn finish(self, cgroup: &str) -> Result<Config> {
+    /// Checks the rest, waits for the disks that it names, and finds what it has in common with others.
+    pub fn finish(self, cgroup: &str, others: Others<'_>) -> Result<Config> {
         let Self { mut json, terminal } = self;
         let read_only = json
             .get("root")
@@ -81,6 +83,8 @@ impl Draft {
             .as_object_mut()
             .ok_or_else(|| invalid("config.linux is not an object"))?;
         linux.insert("cgroupsPath".to_owned(), cgroup.into());
+        joined::join(linux, others)?;
+        joined::share_memory(&mut json)?;
         let mut json = Value::Object(json);
         // Types and names of everything else, before anything is mounted.
         let spec: Spec = typed("config", &json)?;
@@ -262,7 +266,7 @@ mod tests {
     use super::*;
 
     fn parsed(bytes: &[u8], cgroup: &str) -> Result<Config> {
-        Draft::parse(bytes)?.finish(cgroup)
+        Draft::parse(bytes)?.finish(cgroup, &|_| Ok(1))
     }
 
     const GOOD: &str = r#"{

@@ -26,6 +26,9 @@ use crate::streams::{Console, Stdio};
 use crate::sys::{Deadline, lock};
 use std::sync::Arc;
 
+/// Tells the first process of the container with an id.
+pub type Others<'a> = &'a dyn Fn(&str) -> Result<u32>;
+
 /// Processes of Exec that a container may have, ended ones among them: their
 /// exit codes are kept to be asked for, the oldest given up first.
 const MAX_EXECS: usize = 1024;
@@ -70,10 +73,16 @@ struct Ready {
 
 impl Ready {
     /// Finishes the configuration and mounts the files.
-    fn make(ground: &Ground, request: &CreateRequest, draft: Draft, deadline: Deadline) -> Result<Self> {
+    fn make(
+        ground: &Ground,
+        request: &CreateRequest,
+        draft: Draft,
+        others: Others<'_>,
+        deadline: Deadline,
+    ) -> Result<Self> {
         let cgroup = Cgroup::of(&ground.cgroup, &request.id);
         let bundle = ground.bundles.join(&request.id);
-        let mut config = draft.finish(cgroup.name())?;
+        let mut config = draft.finish(cgroup.name(), others)?;
         let shift = config
             .id_map()
             .map(|map| Shift::new(map, &ground.children, deadline))
@@ -96,8 +105,13 @@ impl Ready {
 }
 
 impl Container {
-    /// Makes a container whose first process waits to be started.
-    pub fn create(ground: &Ground, request: &CreateRequest, deadline: Deadline) -> Result<Self> {
+    /// Makes a container whose first process waits to be started. `others` tells the first process of another one.
+    pub fn create(
+        ground: &Ground,
+        request: &CreateRequest,
+        others: Others<'_>,
+        deadline: Deadline,
+    ) -> Result<Self> {
         if !is_unified() {
             return Err(runtime("find the cgroup v2 tree at /sys/fs/cgroup")(
                 std::io::Error::from_raw_os_error(libc::ENOENT),
@@ -113,7 +127,7 @@ impl Container {
             config,
             shift,
             bundle,
-        } = Ready::make(ground, request, draft, deadline)?;
+        } = Ready::make(ground, request, draft, others, deadline)?;
         let console = config
             .terminal()
             .then(|| Console::listen(bundle.path()))
@@ -181,6 +195,17 @@ impl Container {
     /// Its first process.
     pub fn init(&self) -> &Process {
         &self.init
+    }
+
+    /// Its first process's number, as long as that has namespaces.
+    pub fn first_process(&self) -> Result<u32> {
+        match self.init.ended() {
+            None => Ok(self.init.pid()),
+            Some(_) => Err(state(format!(
+                "container '{}' is stopped, and nothing can be shared with it any more",
+                self.id
+            ))),
+        }
     }
 
     /// A process of it; an empty name is the first one's.

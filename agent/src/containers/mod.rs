@@ -16,6 +16,7 @@ mod devices;
 mod disk;
 mod halt;
 mod idmap;
+mod joined;
 mod limits;
 mod overlay;
 mod process;
@@ -23,6 +24,7 @@ mod rootfs;
 mod seccomp;
 mod stores;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -107,7 +109,16 @@ impl Containers {
             }
             entries.insert(id.clone(), Entry::Busy);
         }
-        let created = Container::create(&self.ground, request, deadline);
+        // Held until the new one has what it takes of them.
+        let joined = RefCell::new(Vec::new());
+        let first_process = |id: &str| {
+            let other = self.get(id)?;
+            let pid = other.first_process()?;
+            joined.borrow_mut().push(other);
+            Ok(pid)
+        };
+        let created = Container::create(&self.ground, request, &first_process, deadline);
+        drop(joined);
         let mut entries = lock(&self.entries);
         match created {
             Ok(container) => {

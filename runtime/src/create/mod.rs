@@ -37,7 +37,7 @@ use crate::error::RuntimeError;
 use crate::record::{Process, Record, Status};
 use crate::store::Lock;
 use crate::streams::Own;
-use crate::{Context, console, hooks, lifecycle, signal, threads};
+use crate::{Context, console, hooks, house, lifecycle, signal, threads};
 
 /// How long what has been killed may take to end.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -81,7 +81,7 @@ pub struct Birth {
 /// [`RuntimeError`]; nothing is left then.
 pub fn create(context: &Context, args: &CreateArgs) -> Result<Pid, RuntimeError> {
     let bundle = fs::canonicalize(&args.bundle).map_err(RuntimeError::file("find", &args.bundle))?;
-    let plan = Plan::read(&bundle)?;
+    let plan = Plan::read(&bundle, &args.id, &house::neighbours(&context.store))?;
     if plan.terminal && args.console_socket.is_none() {
         return Err(RuntimeError::NoConsoleSocket);
     }
@@ -213,6 +213,8 @@ fn record(context: &Context, id: &str, plan: &Plan) -> Record {
         status: Status::Creating,
         process: None,
         helpers: Vec::new(),
+        server: None,
+        house: plan.house.clone(),
         bundle: plan.bundle.clone(),
         rootfs: plan.root.clone(),
         created: humantime::format_rfc3339_nanos(SystemTime::now()).to_string(),

@@ -4,17 +4,16 @@
 mod process;
 
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use koya_proto::RPC_PORT;
-use koya_proto::client::{AgentClient, ProcessId, connect};
+use koya_proto::client::{AgentClient, ProcessId};
 use koya_proto::error::ErrorKind;
 use koya_proto::stream::Token;
 use koya_proto::v1::ExecRequest;
-use koya_sandbox::{hybrid, stdio, vsock};
+use koya_sandbox::stdio;
 use rustix::process::{Signal, kill_process};
 use serde_json::Value;
 use signal_hook::iterator::Signals;
@@ -26,10 +25,8 @@ use crate::descriptors::Inherited;
 use crate::error::RuntimeError;
 use crate::record::Status;
 use crate::streams::Own;
-use crate::{Context, console, signal, threads};
+use crate::{Context, console, house, signal, threads};
 
-/// The agent accepts at once; an emulated host is slow.
-const PATIENCE: Duration = Duration::from_secs(20);
 /// As a process ends whose microVM is gone: as if by SIGKILL.
 const KILLED: u8 = 137;
 /// The signal for a process that nobody will know of, and how long telling it may take.
@@ -69,7 +66,7 @@ pub fn exec(context: &Context, args: &ExecArgs) -> Result<ExitCode, RuntimeError
     let name = Token::random().map_err(RuntimeError::system("find a name for the process"))?;
     let name: String = name.to_field().iter().map(|byte| format!("{byte:02x}")).collect();
     let job = Job {
-        vsock: vsock(&context.store.folder(&args.id)),
+        vsock: house::door(&context.store, &record),
         id: ProcessId::exec(&record.id, name),
         process,
         own,
@@ -114,7 +111,7 @@ fn detach(job: Job, args: &ExecArgs, inherited: Inherited) -> Result<ExitCode, R
         && let Err(error) = write_pid(path, pid)
     {
         // Nobody would ever know of it.
-        let _ = reach(&vsock).and_then(|agent| Ok(agent.with_deadline(KILLING).signal(&id, KILL)?));
+        let _ = house::reach(&vsock).and_then(|agent| Ok(agent.with_deadline(KILLING).signal(&id, KILL)?));
         let _ = kill_process(pid, Signal::KILL);
         let _ = wait(pid);
         return Err(error);
@@ -122,19 +119,12 @@ fn detach(job: Job, args: &ExecArgs, inherited: Inherited) -> Result<ExitCode, R
     Ok(ExitCode::SUCCESS)
 }
 
-/// The container's agent.
-fn reach(vsock: &Path) -> Result<AgentClient, RuntimeError> {
-    let stream = hybrid::connect(vsock, RPC_PORT, PATIENCE)
-        .map_err(RuntimeError::system("reach the container's agent"))?;
-    Ok(connect(stream)?)
-}
-
 impl Job {
     /// Runs it; its exit code. `begun` is called when it runs.
     fn run(self, begun: impl FnOnce()) -> Result<u8, RuntimeError> {
         // Before there is anything that they could be meant for; they wait in a pipe.
         let signals = Signals::new(signal::passed_on()).map_err(RuntimeError::system("take signals"))?;
-        let agent = reach(&self.vsock)?;
+        let agent = house::reach(&self.vsock)?;
         let (mut named, streams) = stdio::open(&self.vsock, self.own.wanted())
             .map_err(RuntimeError::system("connect the streams"))?;
         named.hang_up = true;

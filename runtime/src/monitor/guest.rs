@@ -2,8 +2,8 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Mutex;
 
-use koya_proto::SHARES;
 use koya_proto::v1;
 use koya_proto::v1::root_filesystem::Source;
 use koya_sandbox::network::takeover::{Spare, Taken, take_over};
@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use super::{Guest, share};
 use crate::create::Birth;
 use crate::error::RuntimeError;
+use crate::house::House;
 use crate::record::Process;
 
 /// This thread's network namespace, which is the stand-in's.
@@ -24,21 +25,52 @@ const NETWORK: &str = "/proc/self/ns/net";
 /// Whether IPv6 is turned off in it.
 const NO_IPV6: &str = "/proc/sys/net/ipv6/conf/all/disable_ipv6";
 
-/// Boots the microVM and creates the container in it. To be called by a thread that lives as long as both shall.
+/// Creates the container, in a microVM that is booted for it unless it is to be in another one's. To be called by a thread
+/// that lives as long as both shall.
 pub(super) fn create(birth: &Birth) -> Result<Guest, RuntimeError> {
+    let (house, taken) = match &birth.plan.house {
+        None => {
+            let namespace = Namespace::open(Path::new(NETWORK))?;
+            let taken = take_over(&namespace)?;
+            (boot(birth, &taken)?, Some(taken))
+        }
+        Some(first) => {
+            let house = House::join(&birth.context.store, &birth.record, first, &birth.plan.volumes)?;
+            remember(birth, None, &[std::process::id()]);
+            (house, None)
+        }
+    };
+    let (named, streams) = stdio::open(&house.vsock(), birth.own.wanted())
+        .map_err(RuntimeError::system("connect the streams"))?;
+    house.agent().create(request(birth, named))?;
+    if let Some(taken) = taken {
+        house
+            .agent()
+            .configure_network(&taken.request(&birth.record.id))?;
+    }
+    let outputs = birth.own.connect(streams)?;
+    Ok(Guest { house, outputs })
+}
+
+/// Boots a microVM with this network.
+fn boot(birth: &Birth, taken: &Taken) -> Result<House, RuntimeError> {
     let folder = birth.context.store.folder(&birth.record.id);
-    let namespace = Namespace::open(Path::new(NETWORK))?;
-    let taken = take_over(&namespace)?;
     let mut volumes = Volumes::start(&folder, &birth.plan.volumes, None, &birth.virtiofsd)?;
     let spec = SandboxSpec {
         vcpus: birth.plan.size.vcpus,
         memory_mib: birth.plan.size.memory_mib,
         disks: Vec::new(),
         share: Some(volumes.share()),
-        network: network(&birth.record.id, &taken),
+        network: network(&birth.record.id, taken),
     };
     let abandoned = || has_left(&birth.creator);
-    let note = |pid| remember(birth, &[pid, volumes.pid(), std::process::id()]);
+    let note = |pid| {
+        remember(
+            birth,
+            Some(volumes.pid()),
+            &[pid, volumes.pid(), std::process::id()],
+        );
+    };
     let sandbox = Sandbox::start(
         &birth.parts,
         &spec,
@@ -47,25 +79,17 @@ pub(super) fn create(birth: &Birth) -> Result<Guest, RuntimeError> {
         abandoned,
         note,
     );
-    let sandbox = match sandbox {
-        Ok(sandbox) => sandbox,
+    match sandbox {
+        Ok(sandbox) => Ok(House::Own {
+            sandbox,
+            volumes: Mutex::new(Some(volumes)),
+        }),
         Err(error) => {
             // A guest that waits for its files for ever, or does not get to that.
             volumes.check()?;
-            return Err(error.into());
+            Err(error.into())
         }
-    };
-    let (named, streams) = stdio::open(&sandbox.vsock(), birth.own.wanted())
-        .map_err(RuntimeError::system("connect the streams"))?;
-    let agent = sandbox.agent();
-    agent.create(request(birth, named))?;
-    agent.configure_network(&taken.request(&birth.record.id))?;
-    let outputs = birth.own.connect(streams)?;
-    Ok(Guest {
-        sandbox,
-        volumes,
-        outputs,
-    })
+    }
 }
 
 fn network(id: &str, taken: &Taken) -> Option<VmNetwork> {
@@ -84,7 +108,7 @@ fn request(birth: &Birth, mut stdio: v1::Stdio) -> v1::CreateRequest {
     // A process whose reader has gone gets to know that.
     stdio.hang_up = true;
     let root = v1::RootFilesystem {
-        source: Some(Source::Folder(format!("{SHARES}/{TAG}/0"))),
+        source: Some(Source::Folder(birth.plan.served_at(0))),
         ..Default::default()
     };
     v1::CreateRequest {
@@ -115,9 +139,10 @@ fn config(birth: &Birth) -> Value {
 }
 
 /// Writes down who has to go if this process cannot see to it.
-fn remember(birth: &Birth, pids: &[u32]) {
+fn remember(birth: &Birth, server: Option<u32>, pids: &[u32]) {
     // What `create` has added since.
     if let Ok(mut record) = birth.context.store.load(&birth.record.id) {
+        record.server = server.and_then(Process::of);
         record.helpers = pids.iter().filter_map(|pid| Process::of(*pid)).collect();
         // Without it the container runs all the same; only what is left of it is then harder to find.
         let _ = birth.context.store.save(&record);

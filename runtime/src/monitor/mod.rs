@@ -14,14 +14,13 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use koya_proto::v1;
-use koya_sandbox::Sandbox;
-use koya_sandbox::volumes::Volumes;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::control::send;
 use crate::create::{Birth, Word};
 use crate::error::RuntimeError;
+use crate::house::House;
 use crate::record::{Record, Status};
 use crate::streams::Own;
 use crate::{Context, threads};
@@ -33,7 +32,7 @@ const KILLED: u8 = 137;
 pub struct Monitor {
     context: Context,
     record: Mutex<Record>,
-    sandbox: Sandbox,
+    house: House,
     own: Own,
     /// Held for reading while a command is answered, so that the end waits for it. Taken after `changing`.
     answering: RwLock<()>,
@@ -57,11 +56,7 @@ pub fn live(birth: Birth, mut go: File) -> u8 {
         Err(error) => return refuse(&birth, &error),
     };
     match guest::create(&birth) {
-        Ok(Guest {
-            sandbox,
-            volumes,
-            outputs,
-        }) => {
+        Ok(Guest { house, outputs }) => {
             let Birth {
                 context,
                 record,
@@ -75,7 +70,7 @@ pub fn live(birth: Birth, mut go: File) -> u8 {
             let monitor = Arc::new(Monitor {
                 context,
                 record: Mutex::new(record),
-                sandbox,
+                house,
                 own,
                 answering: RwLock::new(()),
                 changing: Mutex::new(()),
@@ -83,7 +78,7 @@ pub fn live(birth: Birth, mut go: File) -> u8 {
                 doomed: AtomicBool::new(false),
                 grace: GRACE,
             });
-            let code = monitor.run(&signals, &creator, outputs, volumes);
+            let code = monitor.run(&signals, &creator, outputs);
             drop(lock);
             code
         }
@@ -98,8 +93,7 @@ fn refuse(birth: &Birth, error: &RuntimeError) -> u8 {
 
 /// A microVM with a created container in it.
 struct Guest {
-    sandbox: Sandbox,
-    volumes: Volumes,
+    house: House,
     /// End with the container's output.
     outputs: Vec<JoinHandle<()>>,
 }
@@ -111,11 +105,10 @@ impl Monitor {
         signals: &signals::Taken,
         creator: &std::os::unix::net::UnixStream,
         outputs: Vec<JoinHandle<()>>,
-        volumes: Volumes,
     ) -> u8 {
         let ready = server::listen(self)
             .and_then(|()| signals.pass_on(self))
-            .and_then(|()| self.watch(volumes.pid()));
+            .and_then(|()| self.watch());
         if let Err(error) = ready {
             let _ = send(creator, &Word::Failed(error.one_line()));
             return 1;
@@ -126,7 +119,7 @@ impl Monitor {
             return 1;
         }
         let _ = creator.shutdown(std::net::Shutdown::Both);
-        let exit = self.sandbox.agent().wait(&self.id().as_str().into(), None);
+        let exit = self.house.agent().wait(&self.id().as_str().into(), None);
         let code = match exit {
             Ok(exit) => {
                 for output in outputs {
@@ -146,13 +139,16 @@ impl Monitor {
         self.doom();
         let _last = self.answering.write().unwrap_or_else(PoisonError::into_inner);
         self.set(Status::Stopped);
-        self.sandbox.end();
-        drop(volumes);
+        self.house.leave();
         code
     }
 
     /// Ends the microVM when the process that serves its files is gone: it would wait for them for ever.
-    fn watch(self: &Arc<Self>, server: u32) -> Result<(), RuntimeError> {
+    fn watch(self: &Arc<Self>) -> Result<(), RuntimeError> {
+        // Another container's is watched by that one's monitor.
+        let Some(server) = self.house.server() else {
+            return Ok(());
+        };
         let pid = i32::try_from(server).ok().and_then(Pid::from_raw);
         let process = pid
             .ok_or(rustix::io::Errno::SRCH)
@@ -161,7 +157,7 @@ impl Monitor {
         let monitor = Arc::clone(self);
         let work = move || {
             while poll(&mut [PollFd::new(&process, PollFlags::IN)], None) == Err(rustix::io::Errno::INTR) {}
-            monitor.sandbox.end();
+            monitor.house.end();
         };
         threads::spawn("watch", work).map(drop).map_err(threads::refused)
     }
@@ -191,7 +187,7 @@ impl Monitor {
     /// not answer, and soon if it says that all is done, and it is not.
     fn signal(self: &Arc<Self>, number: u32, all: bool) -> Result<(), RuntimeError> {
         let id = self.id();
-        let agent = self.sandbox.agent().clone();
+        let agent = self.house.agent().clone();
         let kill = number == libc::SIGKILL.cast_unsigned();
         let agent = match kill {
             true => agent.with_deadline(PATIENCE),
@@ -203,7 +199,7 @@ impl Monitor {
         };
         match sent {
             Err(error) if kill && error.kind() != Some(koya_proto::error::ErrorKind::ERROR_KIND_STATE) => {
-                self.sandbox.end();
+                self.house.end();
                 Ok(())
             }
             sent => {
@@ -224,11 +220,11 @@ impl Monitor {
         let monitor = Arc::clone(self);
         let work = move || {
             std::thread::sleep(monitor.grace);
-            monitor.sandbox.end();
+            monitor.house.end();
         };
         if threads::spawn("doom", work).is_err() {
             // Whoever sends SIGKILL wants no more of it.
-            self.sandbox.end();
+            self.house.end();
         }
     }
 
@@ -238,7 +234,7 @@ impl Monitor {
             let (rows, columns) = crate::console::size(slave);
             if (rows, columns) != (0, 0) {
                 let _ = self
-                    .sandbox
+                    .house
                     .agent()
                     .resize(&self.id().as_str().into(), rows, columns);
             }

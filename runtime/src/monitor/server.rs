@@ -108,7 +108,7 @@ fn answer(monitor: &Arc<Monitor>, stream: &UnixStream, full: bool) {
 
 impl Monitor {
     fn carry_out(self: &Arc<Self>, request: &Request) -> Result<Value, RuntimeError> {
-        let (id, agent) = (self.id(), self.sandbox.agent());
+        let (id, agent) = (self.id(), self.house.agent());
         match request {
             Request::Start => {
                 self.want(&[Status::Created], "created", "started")?;
@@ -124,7 +124,7 @@ impl Monitor {
                 self.set(Status::Running);
                 if let Err(error) = agent.start(&id) {
                     // It cannot be started any more, and is not to be waited for.
-                    self.sandbox.end();
+                    self.house.end();
                     return Err(error.into());
                 }
                 self.resize();

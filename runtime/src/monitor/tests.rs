@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU32, AtomicUsize};
 use std::thread;
 use std::time::Instant;
 
-use koya_sandbox::SandboxSpec;
 use koya_sandbox::parts::Parts;
+use koya_sandbox::{Sandbox, SandboxSpec};
 use serde_json::Value;
 use ttrpc::TtrpcContext;
 
@@ -54,7 +54,7 @@ impl v1::Agent for Liar {
 }
 
 /// A monitor of a microVM that is a sleeping program, with such an agent.
-struct House {
+struct Place {
     monitor: Arc<Monitor>,
     agent: Arc<Liar>,
     vmm: Process,
@@ -62,7 +62,7 @@ struct House {
     _server: ttrpc::Server,
 }
 
-impl House {
+impl Place {
     fn new(grace: Duration) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -89,7 +89,10 @@ impl House {
         let monitor = Monitor {
             context,
             record: Mutex::new(record),
-            sandbox,
+            house: House::Own {
+                sandbox,
+                volumes: Mutex::new(None),
+            },
             own: Own::Standard,
             answering: RwLock::new(()),
             changing: Mutex::new(()),
@@ -113,9 +116,9 @@ impl House {
     }
 }
 
-impl Drop for House {
+impl Drop for Place {
     fn drop(&mut self) {
-        self.monitor.sandbox.end();
+        self.monitor.house.end();
         let _ = std::fs::remove_dir_all(&self.root);
     }
 }
@@ -170,7 +173,7 @@ fn until(what: &str, is_so: impl Fn() -> bool) {
 
 #[test]
 fn a_guest_that_only_says_that_it_was_killed_ends_all_the_same() {
-    let house = House::new(Duration::from_millis(300));
+    let house = Place::new(Duration::from_millis(300));
     let kill = |signal: i32| Request::Kill {
         signal: signal.cast_unsigned(),
         all: false,
@@ -189,7 +192,7 @@ fn a_guest_that_only_says_that_it_was_killed_ends_all_the_same() {
 
 #[test]
 fn of_two_who_pause_a_container_one_does() {
-    let house = House::new(GRACE);
+    let house = Place::new(GRACE);
     let answers = thread::scope(|scope| {
         let threads = [(); 2].map(|()| scope.spawn(|| house.ask(&Request::Pause)));
         threads.map(|thread| thread.join().unwrap())
@@ -207,7 +210,7 @@ fn of_two_who_pause_a_container_one_does() {
 
 #[test]
 fn sigkill_waits_for_no_other_command() {
-    let house = House::new(Duration::ZERO);
+    let house = Place::new(Duration::ZERO);
     let is_refused = |request: &Request| {
         let answer = house.ask(request);
         answer.is_err_and(|error| error.one_line().contains("try again"))
@@ -236,7 +239,7 @@ fn sigkill_waits_for_no_other_command() {
 
 #[test]
 fn who_connects_and_says_nothing_keeps_nobody_out_for_long() {
-    let house = House::new(GRACE);
+    let house = Place::new(GRACE);
     let path = socket(&house.monitor.context.store.folder("web"));
     let silent: Vec<_> = (0..server::MAX_COMMANDS + 2)
         .map(|_| koya_sandbox::sockets::connect(&path).unwrap())

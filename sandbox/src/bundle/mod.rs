@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  config.json ─┬─ root, bind mounts ──► volumes of the host (virtiofsd) ──► bind mounts of guest paths
-//!               ├─ namespaces ─────────► the network to take over; everything else is the guest's own
+//!               ├─ namespaces ─────────► the network to take over; those of a container that lives in a microVM already:
+//!               │                        that microVM; everything else is the guest's own
 //!               ├─ resources ──────────► size of the microVM, and limits in the guest
 //!               ├─ hooks ──────────────► run on the host
 //!               └─ process, the rest ──► as it is
@@ -18,6 +19,7 @@ mod hooks;
 mod left_out;
 mod mounts;
 mod namespaces;
+mod neighbours;
 mod places;
 mod process;
 mod resources;
@@ -29,15 +31,17 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use koya_proto::SHARES;
 use serde_json::Value;
 
 pub use hooks::{Hook, Hooks};
 pub use namespaces::Network;
+pub use neighbours::{Neighbour, Neighbours};
 pub use process::exec_process;
 pub use resources::for_update;
 pub use size::Size;
 
-use crate::volumes::Volume;
+use crate::volumes::{LaterVolumes, TAG, Volume};
 
 /// Largest `config.json` that is read: what the agent takes, and room for what stays on the host.
 const MAX_CONFIG: u64 = 4 << 20;
@@ -137,10 +141,14 @@ pub struct Plan {
     pub config: Value,
     /// What is served to the guest. The first is the root file system.
     pub volumes: Vec<Volume>,
+    /// The guest's folder that they are in, by their numbers.
+    served: String,
     /// On what something is mounted.
     places: Vec<places::Place>,
     /// Where the container's network comes from.
     pub network: Network,
+    /// The container in whose microVM this one is to be, if it is not to have one of its own.
+    pub house: Option<String>,
     /// How large the microVM is.
     pub size: Size,
     /// Programs of the host that want to be told.
@@ -158,13 +166,18 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Reads the bundle in `folder`, and checks what can be known without a guest.
+    /// Reads the bundle in `folder` for the container `id`, and checks what can be known without a guest.
     ///
     /// # Errors
     /// [`BundleError`]
-    pub fn read(folder: &Path) -> Result<Self, BundleError> {
+    pub fn read(folder: &Path, id: &str, neighbours: &Neighbours) -> Result<Self, BundleError> {
         let config = config::read(&folder.join("config.json"))?;
-        Self::of(folder, config)
+        Self::of(folder, id, neighbours, config)
+    }
+
+    /// Where the guest finds the volume with this number.
+    pub fn served_at(&self, number: usize) -> String {
+        format!("{}/{number}", self.served)
     }
 
     /// Makes the places in the root file system on which something is mounted, as far as they are not there.
@@ -175,16 +188,29 @@ impl Plan {
         places::make(&self.root, &self.places).map_err(|(path, source)| BundleError::Place { path, source })
     }
 
-    fn of(folder: &Path, mut config: config::Config) -> Result<Self, BundleError> {
+    fn of(
+        folder: &Path,
+        id: &str,
+        neighbours: &Neighbours,
+        mut config: config::Config,
+    ) -> Result<Self, BundleError> {
         let version = config::version(&config)?;
         let left_out = left_out::of(&config);
         let terminal = process::check(&mut config)?;
         let (root, read_only) = mounts::root(folder, &config)?;
-        let network = namespaces::translate(&mut config)?;
+        let (network, house) = namespaces::translate(&mut config, neighbours)?;
         let size = Size::of(&config)?;
         resources::translate(&mut config)?;
         devices::translate(&mut config)?;
-        let (volumes, places) = mounts::translate(folder, &root, read_only, &mut config)?;
+        let served = match &house {
+            None => format!("{SHARES}/{TAG}"),
+            Some(_) => LaterVolumes::folder(id),
+        };
+        let into = mounts::Into {
+            served: &served,
+            memory: house.as_deref().unwrap_or(id),
+        };
+        let (volumes, places) = mounts::translate(folder, &root, read_only, into, &mut config)?;
         let hooks = hooks::take(&mut config)?;
         let annotations = config::annotations(&mut config)?;
         let cgroup = config::tidy(&mut config);
@@ -195,6 +221,8 @@ impl Plan {
             volumes,
             places,
             network,
+            house,
+            served,
             size,
             hooks,
             terminal,

@@ -4,7 +4,6 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use koya_proto::SHARES;
 use rustix::fs::{StatVfs, statvfs};
 use serde_json::{Value, json};
 
@@ -12,7 +11,7 @@ use super::BundleError;
 use super::config::{Config, list, wrong};
 use super::left_out::COPY_UP;
 use super::places::Place;
-use crate::volumes::{TAG, Volume};
+use crate::volumes::Volume;
 
 /// File systems that a guest's kernel makes by itself.
 const OWN: [&str; 8] = [
@@ -54,12 +53,22 @@ pub(super) fn root(bundle: &Path, config: &Config) -> Result<(PathBuf, bool), Bu
     Ok((found, read_only))
 }
 
+/// Where in the guest things are.
+#[derive(Clone, Copy)]
+pub(super) struct Into<'a> {
+    /// The folder of what is served, by numbers.
+    pub served: &'a str,
+    /// The name of the memory that all containers have in common who share it.
+    pub memory: &'a str,
+}
+
 /// Replaces sources on the host by paths of the guest; what has to be served for that, the root first; and
 /// on what it is mounted.
 pub(super) fn translate(
     bundle: &Path,
     root: &Path,
     read_only: bool,
+    into: Into<'_>,
     config: &mut Config,
 ) -> Result<(Vec<Volume>, Vec<Place>), BundleError> {
     let mut volumes = vec![Volume {
@@ -71,7 +80,7 @@ pub(super) fn translate(
     let (mut mounts, mut places) = (Vec::new(), Vec::new());
     for mount in list(config, "mounts", "mounts")? {
         let known = volumes.len();
-        let mount = one(bundle, mount, &mut volumes)?;
+        let mount = one(bundle, mount, into, &mut volumes)?;
         let served = volumes.get(known);
         let path = mount.get("destination").and_then(Value::as_str).unwrap_or("/");
         places.push(Place {
@@ -84,7 +93,12 @@ pub(super) fn translate(
     Ok((volumes, places))
 }
 
-fn one(bundle: &Path, mount: &Config, volumes: &mut Vec<Volume>) -> Result<Value, BundleError> {
+fn one(
+    bundle: &Path,
+    mount: &Config,
+    into: Into<'_>,
+    volumes: &mut Vec<Volume>,
+) -> Result<Value, BundleError> {
     let text = |name: &str| mount.get(name).and_then(Value::as_str).unwrap_or_default();
     let destination = mount.get("destination");
     let destination = destination
@@ -117,7 +131,7 @@ fn one(bundle: &Path, mount: &Config, volumes: &mut Vec<Volume>) -> Result<Value
         });
     }
     if destination == SHM {
-        return Ok(shared_memory(&source, &options));
+        return Ok(shared_memory(&source, into.memory, &options));
     }
     let read_only = options
         .iter()
@@ -139,7 +153,7 @@ fn one(bundle: &Path, mount: &Config, volumes: &mut Vec<Volume>) -> Result<Value
     Ok(json!({
         "destination": destination,
         "type": "bind",
-        "source": format!("{SHARES}/{TAG}/{number}"),
+        "source": format!("{}/{number}", into.served),
         "options": kept,
     }))
 }
@@ -175,8 +189,9 @@ fn own(mount: &Config, destination: &str, kind: &str) -> Value {
     Value::Object(mount)
 }
 
-/// Memory cannot be shared with the host's processes: the guest has its own, as large as the host's would have been.
-fn shared_memory(source: &Path, options: &[&str]) -> Value {
+/// Memory cannot be shared with the host's processes: the guest has its own, as large as the host's would have been, which
+/// all containers of a microVM see (see `CreateRequest` of the agent's protocol).
+fn shared_memory(source: &Path, name: &str, options: &[&str]) -> Value {
     let size = statvfs(source).ok().and_then(bytes).unwrap_or(64 << 20);
     let mut kept: Vec<String> = options
         .iter()
@@ -184,7 +199,7 @@ fn shared_memory(source: &Path, options: &[&str]) -> Value {
         .map(|option| (*option).to_owned())
         .collect();
     kept.extend(["mode=1777".to_owned(), format!("size={size}")]);
-    json!({ "destination": SHM, "type": "tmpfs", "source": "shm", "options": kept })
+    json!({ "destination": SHM, "type": "shm", "source": name, "options": kept })
 }
 
 /// The size of a file system that somebody made for this; a whole disk, or none, is no answer.

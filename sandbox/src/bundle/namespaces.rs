@@ -1,13 +1,14 @@
-//! Namespaces: the network's is taken over, the others are the guest's to make.
+//! Namespaces: the network's is taken over, the others are the guest's to make. Those of a container that is in a guest
+//! already are shared with it there.
 
-use std::os::unix::fs::MetadataExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::BundleError;
 use super::config::{Config, linux, list, wrong};
+use super::neighbours::{Neighbours, number, process};
 
 /// Where a container's network comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,12 +23,62 @@ pub enum Network {
 /// Those that a container has in its guest whatever the bundle says: without them it would share the agent's.
 const OWN: [&str; 4] = ["ipc", "uts", "mount", "cgroup"];
 
-/// Leaves in `linux.namespaces` what the guest makes.
-pub(super) fn translate(config: &mut Config) -> Result<Network, BundleError> {
+/// What the guest names that belongs to another container of it (see `CreateRequest` of the agent's protocol).
+const CONTAINER: &str = "container:";
+
+/// The namespaces that a bundle asks for.
+#[derive(Default)]
+struct Asked {
+    /// Those that the guest makes, and those of another container of it.
+    kinds: Vec<(String, Option<String>)>,
+    network: Option<Network>,
+    pid: bool,
+    /// The container whose microVM it is.
+    house: Option<String>,
+}
+
+/// Leaves in `linux.namespaces` what the guest makes or has. Where the network comes from; and the container whose microVM
+/// this one is put in, if it shares namespaces with one.
+pub(super) fn translate(
+    config: &mut Config,
+    neighbours: &Neighbours,
+) -> Result<(Network, Option<String>), BundleError> {
     let linux = linux(config)?;
-    let mut kinds: Vec<String> = OWN.map(str::to_owned).to_vec();
-    let (mut network, mut pid) = (None, false);
-    for entry in list(linux, "namespaces", "linux.namespaces")? {
+    let mut asked = Asked::default();
+    let entries = list(linux, "namespaces", "linux.namespaces")?;
+    // The network first: it decides which microVM it is.
+    let is_network = |entry: &&&Config| entry.get("type").and_then(Value::as_str) == Some("network");
+    for entry in entries.iter().filter(is_network) {
+        asked.add(entry, neighbours)?;
+    }
+    for entry in entries.iter().filter(|entry| !is_network(entry)) {
+        asked.add(entry, neighbours)?;
+    }
+    if !asked.pid {
+        return Err(BundleError::HostNamespace {
+            kind: "pid",
+            reason: "the host's processes cannot be shown to another kernel; leave out --pid host",
+        });
+    }
+    let network = asked.network.ok_or(BundleError::HostNamespace {
+        kind: "network",
+        reason: "the host's network cannot be another kernel's; leave out --network host, and publish ports instead",
+    })?;
+    for own in OWN {
+        if !asked.kinds.iter().any(|(known, _)| known == own) {
+            asked.kinds.push((own.to_owned(), None));
+        }
+    }
+    let namespaces = asked.kinds.iter().map(|(kind, of)| match of {
+        None => json!({ "type": kind }),
+        Some(id) => json!({ "type": kind, "path": format!("{CONTAINER}{id}") }),
+    });
+    linux.insert("namespaces".to_owned(), namespaces.collect());
+    Ok((network, asked.house))
+}
+
+impl Asked {
+    fn add(&mut self, entry: &Config, neighbours: &Neighbours) -> Result<(), BundleError> {
         let kind = entry.get("type").and_then(Value::as_str);
         let kind = kind.ok_or_else(|| {
             wrong(
@@ -39,26 +90,34 @@ pub(super) fn translate(config: &mut Config) -> Result<Network, BundleError> {
         let path = match entry.get("path") {
             None | Some(Value::Null) => None,
             Some(Value::String(path)) if path.is_empty() => None,
-            Some(Value::String(path)) => Some(path.as_str()),
+            Some(Value::String(path)) => Some(Path::new(path)),
             other => return Err(wrong("linux.namespaces[].path", other, "a path")),
         };
-        match (kind, path) {
+        let of = match (kind, path) {
             ("network", Some(path)) => {
-                check(Path::new(path))?;
-                network = Some(Network::Of(path.into()));
-            }
-            ("network", None) => network = Some(Network::New),
-            ("pid" | "ipc" | "uts" | "mount" | "cgroup" | "user" | "time", None) => {
-                pid |= kind == "pid";
-                if !kinds.iter().any(|known| known == kind) {
-                    kinds.push(kind.to_owned());
+                self.network = Some(Network::Of(path.into()));
+                match neighbours.of_network(path) {
+                    Some(neighbour) => {
+                        self.house = Some(neighbour.house.clone());
+                        Some(neighbour.id.clone())
+                    }
+                    None => {
+                        check(path)?;
+                        None
+                    }
                 }
             }
-            ("pid" | "ipc" | "uts" | "mount" | "cgroup" | "user" | "time", Some(path)) => {
+            ("network", None) => {
+                self.network = Some(Network::New);
+                None
+            }
+            ("pid" | "ipc" | "uts" | "mount" | "cgroup" | "user" | "time", None) => None,
+            ("pid" | "ipc" | "uts", Some(path)) => Some(self.shared(kind, path, neighbours)?),
+            ("mount" | "cgroup" | "user" | "time", Some(path)) => {
                 return Err(BundleError::Unsupported {
                     what: format!("the {kind} namespace {path:?}"),
-                    reason: "a namespace of the host, or of another container, cannot be joined from another kernel; \
-                             give the container one of its own",
+                    reason: "a namespace of this kind cannot be joined from another kernel; give the container one of \
+                             its own",
                 });
             }
             _ => {
@@ -68,43 +127,56 @@ pub(super) fn translate(config: &mut Config) -> Result<Network, BundleError> {
                     "pid, network, ipc, uts, mount, cgroup, user or time",
                 ));
             }
+        };
+        self.pid |= kind == "pid";
+        if !self.kinds.iter().any(|(known, _)| known == kind) {
+            self.kinds.push((kind.to_owned(), of));
+        }
+        Ok(())
+    }
+
+    /// Whose namespace of the guest is meant by a path of the host.
+    fn shared(&self, kind: &str, path: &Path, neighbours: &Neighbours) -> Result<String, BundleError> {
+        let refused = |reason| {
+            let what = format!("the {kind} namespace {path:?}");
+            Err(BundleError::Unsupported { what, reason })
+        };
+        let found = match (&self.house, neighbours.of_process(path), process(path)) {
+            (None, Some(_), _) => {
+                return refused(
+                    "a microVM's network is given to it before it boots, so that a container with one of its own has a \
+                     microVM of its own; share the other container's network, too",
+                );
+            }
+            (Some(house), Some(neighbour), _) if neighbour.house == *house => Some(neighbour),
+            (Some(_), Some(_), _) => {
+                return refused("it is that of a container in another microVM than the network is of");
+            }
+            // Engines may keep a pod's namespaces under names, too.
+            (Some(house), None, None) => neighbours.first_of(house),
+            (_, None, _) => None,
+        };
+        match found {
+            Some(neighbour) => Ok(neighbour.id.clone()),
+            None => refused(
+                "a namespace of the host, or of a container that is not Koya's, cannot be joined from another kernel; \
+                 give the container one of its own",
+            ),
         }
     }
-    if !pid {
-        return Err(BundleError::HostNamespace {
-            kind: "pid",
-            reason: "the host's processes cannot be shown to another kernel; leave out --pid host",
-        });
-    }
-    let network = network.ok_or(BundleError::HostNamespace {
-        kind: "network",
-        reason: "the host's network cannot be another kernel's; leave out --network host, and publish ports instead",
-    })?;
-    kinds.push("network".to_owned());
-    let namespaces = kinds.iter().map(|kind| json!({ "type": kind }));
-    linux.insert("namespaces".to_owned(), namespaces.collect());
-    Ok(network)
 }
 
 /// Whether a network namespace can be taken over: whoever else is in it hears nothing any more.
 fn check(path: &Path) -> Result<(), BundleError> {
     let what = format!("the network namespace {path:?}");
     // Engines name so what another container has.
-    let parts: Vec<_> = path.components().skip(1).take(2).collect();
-    let of_process = match parts.as_slice() {
-        [Component::Normal(proc), Component::Normal(pid)] if *proc == "proc" => pid
-            .to_str()
-            .is_some_and(|pid| pid.bytes().all(|byte| byte.is_ascii_digit())),
-        _ => false,
-    };
-    if of_process {
+    if process(path).is_some() {
         return Err(BundleError::Unsupported {
             what,
-            reason: "it is that of a running process, as --network container:ID names it, and a microVM takes all that \
+            reason: "it is that of a running process which is no container of Koya's, and a microVM takes all that \
                      arrives there for itself; give the container a network of its own",
         });
     }
-    let number = |path: &Path| path.metadata().map(|found| (found.dev(), found.ino()));
     // One that is not there is told of when it is opened.
     if let (Ok(wanted), Ok(own)) = (number(path), number(Path::new("/proc/self/ns/net")))
         && wanted == own

@@ -23,7 +23,7 @@ impl Folder {
         let mut config = good();
         change(&mut config);
         fs::write(self.0.join("config.json"), config.to_string()).unwrap();
-        Plan::read(&self.0)
+        Plan::read(&self.0, "box", &Neighbours::default())
     }
 
     fn refusal(&self, change: impl FnOnce(&mut Value)) -> String {
@@ -127,7 +127,10 @@ fn paths_of_the_host_become_volumes() {
     assert_eq!(mounts[1]["source"], "/run/koya/shares/volumes/1");
     assert_eq!(mounts[2]["source"], "/run/koya/shares/volumes/2");
     assert_eq!(mounts[2]["type"], "bind");
-    assert_eq!(mounts[3]["type"], "tmpfs");
+    assert_eq!(
+        (&mounts[3]["type"], &mounts[3]["source"]),
+        (&json!("shm"), &json!("box"))
+    );
     assert_eq!(mounts[4]["options"], json!(["size=1m"]));
 }
 
@@ -148,7 +151,7 @@ fn what_a_guest_cannot_have_is_refused_with_the_reason() {
         |path: &str| folder.refusal(|config| config["linux"]["namespaces"][4]["path"] = path.into());
     let error = network("/proc/7/ns/net");
     assert!(
-        error.contains("/proc/7/ns/net") && error.contains("--network container:ID"),
+        error.contains("/proc/7/ns/net") && error.contains("no container of Koya's"),
         "{error}"
     );
     let error = network("/proc/self/ns/net");
@@ -229,9 +232,15 @@ fn malformed_configurations_are_told_by_their_fields() {
         assert!(error.contains(wanted), "{pointer} {value}: {error}");
     }
     fs::write(folder.0.join("config.json"), "{").unwrap();
-    assert!(matches!(Plan::read(&folder.0), Err(BundleError::Json { .. })));
+    assert!(matches!(
+        Plan::read(&folder.0, "box", &Neighbours::default()),
+        Err(BundleError::Json { .. })
+    ));
     fs::remove_file(folder.0.join("config.json")).unwrap();
-    assert!(matches!(Plan::read(&folder.0), Err(BundleError::Read { .. })));
+    assert!(matches!(
+        Plan::read(&folder.0, "box", &Neighbours::default()),
+        Err(BundleError::Read { .. })
+    ));
 }
 
 #[test]
@@ -280,4 +289,88 @@ fn an_update_leaves_alone_what_docker_gives_as_zero() {
         "pids": {},
     });
     assert_eq!(resources, wanted);
+}
+
+/// A container that lives in a microVM, and one beside it; a third one has a microVM of its own. All are played by this
+/// process and its parent, so that the first two have a network namespace that there is.
+fn neighbours() -> Neighbours {
+    let own = std::process::id();
+    let parent = rustix::process::getppid()
+        .unwrap()
+        .as_raw_nonzero()
+        .get()
+        .cast_unsigned();
+    let all = [
+        ("first", "first", own),
+        ("second", "first", parent),
+        ("third", "third", u32::MAX),
+    ];
+    let all = all.map(|(id, house, pid)| Neighbour {
+        id: id.to_owned(),
+        house: house.to_owned(),
+        pid,
+    });
+    all.into_iter().collect()
+}
+
+#[test]
+fn who_names_the_namespaces_of_a_neighbour_moves_in() {
+    let folder = Folder::new();
+    let own = std::process::id();
+    let parent = rustix::process::getppid().unwrap().as_raw_nonzero().get();
+    let mut config = good();
+    // The network under whatever name; the others as processes name them, and as engines keep them.
+    let namespaces = json!([
+        { "type": "pid", "path": format!("/proc/{parent}/ns/pid") }, { "type": "uts", "path": "/run/utsns/pod" },
+        { "type": "ipc", "path": format!("/proc/{own}/ns/ipc") }, { "type": "network", "path": "/proc/thread-self/ns/net" },
+    ]);
+    config["linux"]["namespaces"] = namespaces;
+    config["mounts"] = json!([
+        { "destination": "/data", "type": "bind", "source": folder.0.join("rootfs"), "options": ["rbind"] },
+        { "destination": "/dev/shm", "type": "bind", "source": "/dev/shm", "options": ["bind"] },
+    ]);
+    fs::write(folder.0.join("config.json"), config.to_string()).unwrap();
+    let plan = Plan::read(&folder.0, "box", &neighbours()).unwrap();
+    assert_eq!(plan.house.as_deref(), Some("first"));
+    let namespaces = &plan.config["linux"]["namespaces"];
+    let path = |kind: &str| {
+        let mut all = namespaces.as_array().unwrap().iter();
+        all.find(|entry| entry["type"] == kind).unwrap()["path"].clone()
+    };
+    assert_eq!(path("network"), "container:first");
+    assert_eq!(path("ipc"), "container:first");
+    assert_eq!(path("uts"), "container:first");
+    assert_eq!(path("pid"), "container:second");
+    assert_eq!(path("mount"), Value::Null);
+    assert_eq!(plan.served_at(0), "/run/koya/shares/volumes/box/0");
+    let mounts = plan.config["mounts"].as_array().unwrap();
+    assert_eq!(mounts[0]["source"], "/run/koya/shares/volumes/box/1");
+    assert_eq!(mounts[1]["source"], "first");
+
+    let refusal = |kind: &str, path: &str, network: &str| {
+        let mut config = config.clone();
+        config["linux"]["namespaces"] = json!([
+            { "type": "pid" }, { "type": kind, "path": path }, { "type": "network", "path": network },
+        ]);
+        fs::write(folder.0.join("config.json"), config.to_string()).unwrap();
+        Plan::read(&folder.0, "box", &neighbours())
+            .unwrap_err()
+            .to_string()
+    };
+    let (shared, third) = ("/proc/self/ns/net", format!("/proc/{}/ns/ipc", u32::MAX));
+    for (kind, path, network, wanted) in [
+        ("ipc", third.as_str(), shared, "in another microVM"),
+        ("ipc", "/proc/2/ns/ipc", shared, "not Koya's"),
+        ("user", "/proc/2/ns/user", shared, "of this kind"),
+        (
+            "ipc",
+            third.as_str(),
+            "/run/netns/own",
+            "share the other container's network",
+        ),
+        ("ipc", "/run/ipcns/x", "/run/netns/own", "not Koya's"),
+    ] {
+        let error = refusal(kind, path, network);
+        assert!(error.contains(wanted), "{kind} {path}: {error}");
+    }
 }

@@ -20,6 +20,7 @@
 //! What the guest may do to a volume that is not read-only is what root may do to those files, except for making device
 //! nodes. Extended attributes are not carried.
 
+mod later;
 mod namespace;
 mod parse;
 mod server;
@@ -31,6 +32,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use later::LaterVolumes;
 pub use parse::VolumeSyntaxError;
 pub use server::{TAG, VolumeMount, Volumes};
 
@@ -103,6 +105,14 @@ pub enum VolumeError {
     Spawn {
         /// Which program.
         program: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Those of a container that came later.
+    #[error("cannot change what virtiofsd serves for container '{name}'")]
+    Later {
+        /// The container.
+        name: String,
         /// Why.
         source: io::Error,
     },

@@ -5,7 +5,7 @@
 
 use std::ffi::{CStr, CString, OsStr};
 use std::io::{self, PipeWriter};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -16,9 +16,9 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 /// `MOUNT_ATTR_RDONLY`, `_NOSUID` and `_NODEV` (linux/mount.h).
-const RDONLY: u64 = 1;
-const NOSUID: u64 = 2;
-const NODEV: u64 = 4;
+pub(super) const RDONLY: u64 = 1;
+pub(super) const NOSUID: u64 = 2;
+pub(super) const NODEV: u64 = 4;
 /// Limits of the file system that holds the mount points: it has nothing but their names.
 const HOLDER: &CStr = c"mode=0755,size=1m,nr_inodes=1k";
 
@@ -192,9 +192,32 @@ impl Bind {
 
 /// `mount_setattr(2)`: sets attributes, and how mounts propagate unless that is 0.
 fn set_attributes(path: &CStr, set: u64, propagation: u64, flags: u32) -> rustix::io::Result<()> {
+    change_attributes(CWD.as_raw_fd(), path, set, 0, propagation, flags)
+}
+
+/// The same for a mount that is open; attributes of `clear` are taken away.
+pub(super) fn set_attributes_of(
+    mount: BorrowedFd<'_>,
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    flags: u32,
+) -> rustix::io::Result<()> {
+    let flags = flags | libc::AT_EMPTY_PATH.cast_unsigned();
+    change_attributes(mount.as_raw_fd(), c"", set, clear, propagation, flags)
+}
+
+fn change_attributes(
+    at: RawFd,
+    path: &CStr,
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    flags: u32,
+) -> rustix::io::Result<()> {
     let attributes = libc::mount_attr {
         attr_set: set,
-        attr_clr: 0,
+        attr_clr: clear,
         propagation,
         userns_fd: 0,
     };
@@ -203,7 +226,7 @@ fn set_attributes(path: &CStr, set: u64, propagation: u64, flags: u32) -> rustix
     let result = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
-            CWD.as_raw_fd(),
+            at,
             path.as_ptr(),
             flags,
             &raw const attributes,

@@ -172,6 +172,12 @@ fn remove(socket: &Path, holder: &Path) {
 }
 
 fn bind(volume: &Volume, place: &Path) -> Result<Bind, VolumeError> {
+    let (source, is_folder) = source_of(volume)?;
+    Bind::new(&source, place, is_folder, volume.read_only).map_err(|error| unusable(volume, error))
+}
+
+/// What is to be served, and whether it is a folder. A named volume's folder is made.
+pub(super) fn source_of(volume: &Volume) -> Result<(PathBuf, bool), VolumeError> {
     let failed = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound => VolumeError::Missing {
             source_path: volume.source.clone(),
@@ -189,10 +195,10 @@ fn bind(volume: &Volume, place: &Path) -> Result<Bind, VolumeError> {
         let error = io::Error::new(io::ErrorKind::InvalidInput, "it is neither a file nor a folder");
         return Err(unusable(volume, error));
     }
-    Bind::new(&source, place, kind.is_dir(), volume.read_only).map_err(failed)
+    Ok((source, kind.is_dir()))
 }
 
-fn unusable(volume: &Volume, source: io::Error) -> VolumeError {
+pub(super) fn unusable(volume: &Volume, source: io::Error) -> VolumeError {
     VolumeError::Source {
         source_path: volume.source.clone(),
         target: volume.target.clone(),

@@ -5,6 +5,7 @@
 mod bundle;
 mod life;
 mod lines;
+mod pods;
 mod run;
 
 use std::fs;
@@ -65,7 +66,7 @@ impl Podman {
         }
         fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
         let applets = "sh cat echo id ls sleep hostname stty tty touch wc seq head true kill mount grep pwd env httpd ip \
-                       printf test mkdir stat df ulimit ps dd sha256sum nproc \
+                       wget hostid printf test mkdir stat df ulimit ps dd sha256sum nproc \
                        tr readlink chown chmod ln rm mv cp rmdir chroot";
         for applet in applets.split_whitespace() {
             symlink("busybox", root.join("bin").join(applet)).unwrap();
