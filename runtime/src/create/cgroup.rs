@@ -1,7 +1,7 @@
 //! The cgroup of the host that an engine names for a container: the processes behind the microVM are in it, so that what
 //! they use is counted there. Limits are the guest's; an engine that sets some on this cgroup limits the microVM with them.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
@@ -15,8 +15,38 @@ pub fn path(name: &str, systemd: bool) -> Option<PathBuf> {
     Some(Path::new(TREE).join(below(name, systemd)?))
 }
 
-/// Makes a cgroup at such a path, and moves this process into it.
+/// Makes a cgroup at such a path, and moves this process into it. One that forbids devices is left again: rules for the
+/// devices of a container are none for the microVM that it is in.
 pub fn join(cgroup: &Path) -> io::Result<()> {
+    let before = own()?;
+    enter(cgroup)?;
+    match devices() {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            fs::write(before.join("cgroup.procs"), "0")?;
+            // An engine may have made it, and want it.
+            let _ = fs::remove_dir(cgroup);
+            Err(io::Error::other(
+                "it, or one above it, forbids devices, which a microVM needs",
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether this process may open devices; nothing else forbids this one.
+fn devices() -> io::Result<()> {
+    File::options().read(true).write(true).open("/dev/null").map(drop)
+}
+
+/// The cgroup of this process.
+fn own() -> io::Result<PathBuf> {
+    let text = fs::read_to_string("/proc/self/cgroup")?;
+    let path = text.lines().find_map(|line| line.strip_prefix("0::/"));
+    path.map(|path| Path::new(TREE).join(path))
+        .ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
+fn enter(cgroup: &Path) -> io::Result<()> {
     let mut path = PathBuf::from(TREE);
     let below = cgroup.strip_prefix(TREE).map_err(io::Error::other)?;
     for part in below.components() {

@@ -81,7 +81,7 @@ pub struct Birth {
 /// [`RuntimeError`]; nothing is left then.
 pub fn create(context: &Context, args: &CreateArgs) -> Result<Pid, RuntimeError> {
     let bundle = fs::canonicalize(&args.bundle).map_err(RuntimeError::file("find", &args.bundle))?;
-    let plan = Plan::read(&bundle, &args.id, &house::neighbours(&context.store))?;
+    let mut plan = Plan::read(&bundle, &args.id, &house::neighbours(&context.store))?;
     if plan.terminal && args.console_socket.is_none() {
         return Err(RuntimeError::NoConsoleSocket);
     }

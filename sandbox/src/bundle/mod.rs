@@ -180,12 +180,24 @@ impl Plan {
         format!("{}/{number}", self.served)
     }
 
-    /// Makes the places in the root file system on which something is mounted, as far as they are not there.
+    /// Makes the places in the root file system on which something is mounted, as far as they are not there. The guest is
+    /// told where links lead, as it does not follow them where it makes places itself: on what is mounted before.
     ///
     /// # Errors
     /// [`BundleError::Place`]
-    pub fn make_places(&self) -> Result<(), BundleError> {
-        places::make(&self.root, &self.places).map_err(|(path, source)| BundleError::Place { path, source })
+    pub fn make_places(&mut self) -> Result<(), BundleError> {
+        let found = places::make(&self.root, &self.places)
+            .map_err(|(path, source)| BundleError::Place { path, source })?;
+        let mounts = self.config.get_mut("mounts").and_then(Value::as_array_mut);
+        for (mount, place) in mounts.into_iter().flatten().zip(found) {
+            // A link in the place of a file system of the kernel's is refused there.
+            if mount.get("type").and_then(Value::as_str) == Some("bind")
+                && let (Some(mount), Some(place)) = (mount.as_object_mut(), place.to_str())
+            {
+                mount.insert("destination".to_owned(), place.into());
+            }
+        }
+        Ok(())
     }
 
     fn of(

@@ -22,29 +22,26 @@ pub(super) struct Place {
     pub is_file: bool,
 }
 
-/// Makes those that are not there. No link leads out of the root. One that lies below another is on what is mounted
-/// there, and not the root's.
-pub(super) fn make(root: &Path, places: &[Place]) -> Result<(), (PathBuf, io::Error)> {
+/// Makes those that are not there; where they are, without links on the way. No link leads out of the root. What lies below
+/// another place, by its own name or because a link leads there, is on what is mounted there, and not the root's.
+pub(super) fn make(root: &Path, places: &[Place]) -> Result<Vec<PathBuf>, (PathBuf, io::Error)> {
     let failed = |path: &Path, errno: Errno| (path.to_owned(), errno.into());
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let opened = openat2(CWD, root, flags, Mode::empty(), ResolveFlags::empty());
     let opened = opened.map_err(|errno| failed(root, errno))?;
-    for (index, place) in places.iter().enumerate() {
+    let mut found = Vec::<PathBuf>::new();
+    for place in places {
         let path = Path::new(&place.path);
-        let earlier = places.iter().take(index);
-        let is_below = |other: &Place| path.starts_with(&other.path) && path != Path::new(&other.path);
-        let mut earlier = earlier;
-        if earlier.any(is_below) {
-            continue;
-        }
-        one(&opened, path, place.is_file).map_err(|errno| failed(path, errno))?;
+        let place = one(&opened, path, place.is_file, &found).map_err(|errno| failed(path, errno))?;
+        found.push(place);
     }
-    Ok(())
+    Ok(found.iter().map(|place| Path::new("/").join(place)).collect())
 }
 
 /// Walks down to a place, through links as they lead inside the root, and makes what is missing on the way. A link whose end
-/// is not there leads to a place as well: what it names is made, as the image's first program would have done.
-fn one(root: &OwnedFd, path: &Path, is_file: bool) -> Result<(), Errno> {
+/// is not there leads to a place as well: what it names is made, as the image's first program would have done. Nothing is
+/// looked at on what is `mounted`.
+fn one(root: &OwnedFd, path: &Path, is_file: bool, mounted: &[PathBuf]) -> Result<PathBuf, Errno> {
     // A path of the root without links, and what is still to go, the next step last.
     let mut so_far = PathBuf::new();
     let mut ahead = steps(path);
@@ -56,6 +53,11 @@ fn one(root: &OwnedFd, path: &Path, is_file: bool) -> Result<(), Errno> {
             continue;
         };
         let there = so_far.join(&name);
+        let is_covered = |place: &PathBuf| place != Path::new("") && so_far.starts_with(place);
+        if mounted.iter().any(is_covered) {
+            so_far = there;
+            continue;
+        }
         match inside(root, &there, OFlags::PATH | OFlags::NOFOLLOW) {
             Ok(found) if is_link(&found)? => {
                 links = links
@@ -79,7 +81,7 @@ fn one(root: &OwnedFd, path: &Path, is_file: bool) -> Result<(), Errno> {
         }
         so_far = there;
     }
-    Ok(())
+    Ok(so_far)
 }
 
 /// The steps of a path from its last one to its first: names, and `None` for the folder above.
@@ -200,6 +202,27 @@ mod tests {
         // Below a file there is nothing.
         let (_, error) = make(&root, &[place("/etc/hosts/deep", false)]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotADirectory);
+        fs::remove_dir_all(base).unwrap();
+    }
+
+    #[test]
+    fn what_a_link_puts_on_an_earlier_place_is_not_made_below_it() {
+        let base = std::env::temp_dir().join(format!("koya-places-covered-{}", std::process::id()));
+        fs::create_dir_all(base.join("etc")).unwrap();
+        symlink("run", base.join("var")).unwrap();
+        symlink("../var/systemd/resolv.conf", base.join("etc/resolv.conf")).unwrap();
+        let place = |path: &str, is_file| Place {
+            path: path.to_owned(),
+            is_file,
+        };
+        let places = [place("/run", false), place("/etc/resolv.conf", true)];
+        let found = make(&base, &places).unwrap();
+        assert_eq!(found, [Path::new("/run"), Path::new("/run/systemd/resolv.conf")]);
+        assert!(!base.join("run/systemd").exists());
+        // The other way round it is the root's.
+        let places = [place("/etc/resolv.conf", true), place("/run", false)];
+        make(&base, &places).unwrap();
+        assert!(base.join("run/systemd/resolv.conf").is_file());
         fs::remove_dir_all(base).unwrap();
     }
 }

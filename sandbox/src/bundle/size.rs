@@ -1,6 +1,8 @@
-//! How large a microVM is, from the container's limits and from annotations.
+//! How large a microVM is, from the container's limits and from annotations. That of a pod is made for its first container,
+//! which has no limits: what all of them may use together, Kubernetes' engines say in annotations of that one.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::BundleError;
 use super::config::{Config, wrong};
@@ -8,10 +10,24 @@ use super::config::{Config, wrong};
 /// Annotations that say it outright.
 const VCPUS: &str = "dev.koya.vcpus";
 const MEMORY: &str = "dev.koya.memory-mib";
+/// Those by which containerd and CRI-O tell a pod's first container, and what it is then.
+const KINDS: [&str; 2] = [
+    "io.kubernetes.cri.container-type",
+    "io.kubernetes.cri-o.ContainerType",
+];
+const POD: &str = "sandbox";
+/// Others begin a pod with a program that does nothing but stay: podman's, and that of Kubernetes.
+const PAUSES: [&[&str]; 2] = [&["/catatonit", "-P"], &["/pause"]];
+/// What containerd adds up of a pod's limits: bytes, and microseconds of processor time in each period.
+const POD_MEMORY: &str = "io.kubernetes.cri.sandbox-memory";
+const POD_QUOTA: &str = "io.kubernetes.cri.sandbox-cpu-quota";
+const POD_PERIOD: &str = "io.kubernetes.cri.sandbox-cpu-period";
 /// As many as a microVM may have.
 const MAX_VCPUS: u64 = 32;
-/// Memory in MiB unless more is needed.
+/// Memory in MiB unless more is needed. What a guest does not touch costs the host nothing.
 const USUAL_MEMORY: u64 = 512;
+/// The same for a pod: without limits its containers may be many, and large.
+const USUAL_POD_MEMORY: u64 = 2048;
 /// What kernel and agent need beside the container's memory, in MiB.
 const BESIDE: u64 = 96;
 /// A kernel with its agent and little else.
@@ -54,32 +70,105 @@ impl Size {
     }
 }
 
-fn resource(config: &Config, group: &str, name: &str) -> Option<i64> {
-    let resources = config.get("linux")?.get("resources")?;
-    resources.get(group)?.get(name)?.as_i64()
+/// A limit, if there is one: of the container, or of the pod whose first container it is.
+fn limit(config: &Config, group: &str, name: &str, of_pod: &str) -> Option<u64> {
+    let number = match is_pod(config) {
+        true => text(config, of_pod)?.parse().ok(),
+        false => {
+            let resources = config.get("linux")?.get("resources")?;
+            resources.get(group)?.get(name)?.as_i64()
+        }
+    };
+    u64::try_from(number?).ok().filter(|&number| number > 0)
+}
+
+fn text<'a>(config: &'a Config, annotation: &str) -> Option<&'a str> {
+    config.get("annotations")?.get(annotation)?.as_str()
+}
+
+fn is_pod(config: &Config) -> bool {
+    let args = config.get("process").and_then(|process| process.get("args"));
+    let args = args
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .map(Value::as_str);
+    let args: Vec<_> = args.map(Option::unwrap_or_default).collect();
+    KINDS.iter().any(|kind| text(config, kind) == Some(POD)) || PAUSES.contains(&args.as_slice())
 }
 
 /// As many as the container may use at once; 1 if that is not said.
 fn processors(config: &Config) -> u64 {
-    let positive = |name| {
-        let number = resource(config, "cpu", name);
-        number
-            .and_then(|number| u64::try_from(number).ok())
-            .filter(|&number| number > 0)
+    let Some(quota) = limit(config, "cpu", "quota", POD_QUOTA) else {
+        return 1;
     };
-    let Some(quota) = positive("quota") else { return 1 };
-    let period = positive("period").unwrap_or(100_000);
+    let period = limit(config, "cpu", "period", POD_PERIOD).unwrap_or(100_000);
     quota.div_ceil(period)
 }
 
 /// What the container may use, and what its kernel needs.
 fn usual_memory(config: &Config) -> u64 {
-    let limit = resource(config, "memory", "limit");
-    let limit = limit.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0);
+    let usual = match is_pod(config) {
+        true => USUAL_POD_MEMORY,
+        false => USUAL_MEMORY,
+    };
+    // Without a limit in a pod that has some, a container may use what the others do not.
+    let Some(limit) = limit(config, "memory", "limit", POD_MEMORY) else {
+        return usual;
+    };
     let needed = limit.div_ceil(1 << 20).saturating_add(BESIDE);
     // A limit of more than any host has is none.
     match needed {
-        more if more > MOST_MEMORY => USUAL_MEMORY,
+        more if more > MOST_MEMORY => usual,
         needed => needed.max(USUAL_MEMORY),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn size(config: &Value) -> (u8, u64) {
+        let size = Size::of(config.as_object().unwrap()).unwrap();
+        (size.vcpus, size.memory_mib)
+    }
+
+    #[test]
+    fn a_pod_is_as_large_as_its_containers_together() {
+        let pod = |more: Value| {
+            let mut annotations = json!({ "io.kubernetes.cri.container-type": "sandbox" });
+            let fields = annotations.as_object_mut().unwrap();
+            fields.extend(more.as_object().unwrap().clone());
+            // The first container's own limits are those of a process that sleeps.
+            json!({ "annotations": annotations, "linux": { "resources": { "cpu": { "quota": 1_000, "shares": 2 } } } })
+        };
+        assert_eq!(size(&pod(json!({}))), (1, USUAL_POD_MEMORY));
+        let some = json!({
+            "io.kubernetes.cri.sandbox-memory": "4294967296", "io.kubernetes.cri.sandbox-cpu-quota": "350000",
+            "io.kubernetes.cri.sandbox-cpu-period": "100000",
+        });
+        assert_eq!(size(&pod(some)), (4, 4096 + BESIDE));
+        let none =
+            json!({ "io.kubernetes.cri.sandbox-memory": "0", "io.kubernetes.cri.sandbox-cpu-quota": "x" });
+        assert_eq!(size(&pod(none)), (1, USUAL_POD_MEMORY));
+        // Said outright it counts more, as everywhere.
+        assert_eq!(
+            size(&pod(
+                json!({ "dev.koya.vcpus": "3", "dev.koya.memory-mib": "700" })
+            )),
+            (3, 700)
+        );
+        assert_eq!(
+            size(&json!({ "process": { "args": ["/catatonit", "-P"] } })),
+            (1, USUAL_POD_MEMORY)
+        );
+        assert_eq!(
+            size(&json!({ "process": { "args": ["/catatonit", "-P", "x"] } })),
+            (1, USUAL_MEMORY)
+        );
+        let single = json!({ "annotations": { "io.kubernetes.cri.container-type": "container" } });
+        assert_eq!(size(&single), (1, USUAL_MEMORY));
     }
 }
