@@ -1,0 +1,60 @@
+//! A kubelet's side of the container runtime interface.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use serde_json::{Value, json};
+
+/// `cri.py`, to be asked.
+pub struct Kubelet {
+    process: Child,
+    ask: ChildStdin,
+    hear: BufReader<ChildStdout>,
+}
+
+impl Kubelet {
+    pub fn new(socket: &Path) -> Self {
+        let program = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/linux/kubernetes/cri.py");
+        // Debian's own, which has its packages.
+        let mut process = Command::new("/usr/bin/python3")
+            .arg(program)
+            .arg(socket)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (ask, hear) = (process.stdin.take().unwrap(), process.stdout.take().unwrap());
+        Self {
+            process,
+            ask,
+            hear: BufReader::new(hear),
+        }
+    }
+
+    /// What the engine answers to a call, or why it refuses: the code's name and the message.
+    pub fn call(&mut self, method: &str, request: &Value) -> Result<Value, (String, String)> {
+        writeln!(self.ask, "{}", json!([method, request])).unwrap();
+        let mut line = String::new();
+        self.hear.read_line(&mut line).unwrap();
+        let answer: Value = serde_json::from_str(&line).unwrap();
+        let text = |index: usize| answer["failed"][index].as_str().unwrap().to_owned();
+        match answer.get("done") {
+            Some(done) => Ok(done.clone()),
+            None => Err((text(0), text(1))),
+        }
+    }
+
+    /// What it answers to one that has to succeed.
+    pub fn done(&mut self, method: &str, request: Value) -> Value {
+        let answer = self.call(method, &request);
+        answer.unwrap_or_else(|(code, message)| panic!("{method}: {code}: {message}"))
+    }
+}
+
+impl Drop for Kubelet {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
