@@ -14,6 +14,7 @@ use koya_sandbox::parts::PartsError;
 use koya_sandbox::state::StateError;
 use koya_sandbox::volumes::VolumeSyntaxError;
 
+use crate::setup::SetupError;
 use crate::template::TemplateError;
 
 /// The exit codes that docker's users know.
@@ -167,6 +168,9 @@ pub enum CliError {
     /// The home folder is not known.
     #[error("cannot tell where to keep containers: neither XDG_DATA_HOME nor HOME is set")]
     NoHome,
+    /// `koya setup`.
+    #[error(transparent)]
+    Setup(#[from] SetupError),
     /// Output of this program.
     #[error("cannot write the output")]
     Output(#[from] io::Error),

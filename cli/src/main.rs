@@ -18,6 +18,7 @@ mod port;
 mod prune;
 mod run;
 mod settings;
+mod setup;
 mod show;
 mod signals;
 mod size;
@@ -77,6 +78,7 @@ fn main() -> ExitCode {
         Command::Tag(args) => images::tag(args),
         Command::Rmi(args) => images::rmi(args),
         Command::Doctor(args) => doctor::doctor(args),
+        Command::Setup(command) => setup::setup(command),
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "koya", &mut script);

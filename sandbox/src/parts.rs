@@ -95,6 +95,14 @@ impl Parts {
         })
     }
 
+    /// Finds the program `koya-runtime`, which engines run: by `KOYA_RUNTIME`, or where the other parts may be.
+    ///
+    /// # Errors
+    /// [`PartsError`]
+    pub fn find_runtime() -> Result<PathBuf, PartsError> {
+        find("koya-runtime", "KOYA_RUNTIME")
+    }
+
     /// The guest's first file system, made once for each build of the agent and kept in `folder`.
     ///
     /// # Errors

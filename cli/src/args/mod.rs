@@ -1,6 +1,7 @@
 //! The command line, in the words that docker's users know.
 
 mod run;
+mod setup;
 mod usage;
 
 use std::ffi::OsString;
@@ -10,6 +11,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 pub use run::{HostArgs, LimitArgs, ProcessArgs, RightsArgs, RunArgs, ShareArgs};
+pub use setup::{EngineArgs, FileArgs, KubernetesArgs, SetupCommand};
 pub use usage::one_line;
 
 /// Containers in microVMs of their own, each with its own kernel.
@@ -105,6 +107,9 @@ pub enum Command {
     System(SystemCommand),
     /// What this host can do, and how to fix what it cannot
     Doctor(DoctorArgs),
+    /// Show other engines the way to koya: podman, docker, containerd, Kubernetes
+    #[command(subcommand)]
+    Setup(SetupCommand),
     /// Print the completions of a shell
     Completion {
         /// Which shell

@@ -5,8 +5,11 @@
 mod bundle;
 mod life;
 mod lines;
+mod options;
 mod pods;
 mod run;
+mod setup;
+mod turns;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -66,7 +69,7 @@ impl Podman {
         }
         fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
         let applets = "sh cat echo id ls sleep hostname stty tty touch wc seq head true kill mount grep pwd env httpd ip \
-                       wget hostid printf test mkdir stat df ulimit ps dd sha256sum nproc \
+                       wget printf test mkdir stat df ulimit ps dd sha256sum nproc uname \
                        tr readlink chown chmod ln rm mv cp rmdir chroot";
         for applet in applets.split_whitespace() {
             symlink("busybox", root.join("bin").join(applet)).unwrap();
@@ -145,6 +148,7 @@ impl Podman {
                 *text = without_ids(
                     &text
                         .replace(self.both()[index].as_str(), "{}")
+                        .replace(self.home.path("").to_str().unwrap(), "HOME/")
                         .replace(name, "{}"),
                 );
             }
