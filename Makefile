@@ -8,7 +8,7 @@ SHELL := /bin/bash
 target_dir := $(or $(CARGO_TARGET_DIR),target)/x86_64-unknown-linux-gnu
 # Where `make install` puts things: programs in bin, their parts in lib/koya. They look for these in /usr/local and /usr.
 PREFIX ?= /usr/local
-programs := koya koya-runtime koya-vmm
+programs := containerd-shim-koya-v2 koya koya-runtime koya-vmm
 vmm := $(abspath $(target_dir)/release/koya-vmm)
 
 help: ## list the targets
@@ -20,8 +20,8 @@ packages: ## install the Debian packages that the rest needs (as root; others ar
 build: ## build everything for development
 	cargo build --workspace
 
-release: ## build koya, koya-vmm, koya-agent and koya-runtime as they ship
-	cargo build --release --package koya-vmm --package koya-agent --package koya-cli --package koya-runtime
+release: ## build koya, koya-vmm, koya-agent, koya-runtime and containerd-shim-koya-v2 as they ship
+	cargo build --release --package koya-vmm --package koya-agent --package koya-cli --package koya-runtime --package koya-shim
 
 kernel: packages ## build the guest kernel, or find it in the cache, and print where it is
 	@resources/kernel/build

@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use signal_hook::iterator::Signals;
 
-pub use stand_in::fork_here;
+pub use stand_in::{fork_here, wait as stand_for};
 
 use crate::args::{CreateArgs, RunArgs};
 use crate::control::{receive, send};

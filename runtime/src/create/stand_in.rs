@@ -138,8 +138,8 @@ fn begin(birth: Birth, creator: &UnixStream) -> Result<Pid, RuntimeError> {
     }
 }
 
-/// Passes signals on to the monitor until it ends; its exit code.
-fn wait(monitor: Pid) -> u8 {
+/// Passes signals on to the monitor, a child of this process, until it ends; its exit code.
+pub fn wait(monitor: Pid) -> u8 {
     // SAFETY: the set is made by sigfillset before anything reads it.
     let signals = unsafe {
         let mut signals = std::mem::zeroed::<libc::sigset_t>();

@@ -14,13 +14,15 @@ use koya_proto::error::ErrorKind;
 use koya_proto::stream::Token;
 use koya_proto::v1::ExecRequest;
 use koya_sandbox::stdio;
-use rustix::process::{Signal, kill_process};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use serde_json::Value;
 use signal_hook::iterator::Signals;
 
 use crate::args::{Command, ExecArgs};
 use crate::control::{receive, send};
-use crate::create::{Word, fork_here, wait, write_pid};
+use crate::create::{Word, fork_here, stand_for, wait, write_pid};
 use crate::descriptors::Inherited;
 use crate::error::RuntimeError;
 use crate::record::Status;
@@ -80,26 +82,15 @@ pub fn exec(context: &Context, args: &ExecArgs) -> Result<ExitCode, RuntimeError
     job.run(|| ()).map(ExitCode::from)
 }
 
-/// Leaves a process that stands for the other one.
+/// Leaves a process that stands for the other one. The work is done by a child of it, which sees to it that nothing goes on
+/// in the guest when whoever waits for the process has killed it: nobody could tell it any more.
 fn detach(job: Job, args: &ExecArgs, inherited: Inherited) -> Result<ExitCode, RuntimeError> {
     let (vsock, id) = (job.vsock.clone(), job.id.clone());
     let (ours, theirs) = UnixStream::pair().map_err(RuntimeError::system("make a socket"))?;
     let Some(pid) = fork_here()? else {
         drop(ours);
         inherited.close();
-        let taken = match job.own.terminal() {
-            Some(slave) => console::take(slave),
-            None => {
-                let _ = rustix::process::setsid();
-                Ok(())
-            }
-        };
-        let code = taken.and_then(|()| job.run(|| _ = send(&theirs, &Word::Created)));
-        let code = code.unwrap_or_else(|error| {
-            let _ = send(&theirs, &Word::Failed(error.one_line()));
-            1
-        });
-        std::process::exit(code.into());
+        std::process::exit(stand_in(job, theirs).into());
     };
     drop((theirs, job));
     match receive(&ours) {
@@ -117,6 +108,50 @@ fn detach(job: Job, args: &ExecArgs, inherited: Inherited) -> Result<ExitCode, R
         return Err(error);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The life of the process that stands for the other one; its exit code.
+fn stand_in(job: Job, creator: UnixStream) -> u8 {
+    let fail = |error: &RuntimeError| {
+        let _ = send(&creator, &Word::Failed(error.one_line()));
+        1
+    };
+    if job.own.terminal().is_none() {
+        let _ = rustix::process::setsid();
+    }
+    let own = rustix::process::getpid();
+    let worker = match fork_here() {
+        Ok(Some(worker)) => worker,
+        Ok(None) => std::process::exit(
+            work(job, &creator, own)
+                .unwrap_or_else(|error| fail(&error))
+                .into(),
+        ),
+        Err(error) => return fail(&error),
+    };
+    // The streams are the worker's alone.
+    drop((job, creator));
+    let _ = console::silence();
+    stand_for(worker)
+}
+
+/// Runs the process; its exit code. `parent` stands for it.
+fn work(job: Job, creator: &UnixStream, parent: Pid) -> Result<u8, RuntimeError> {
+    if let Some(slave) = job.own.terminal() {
+        console::take(slave)?;
+    }
+    let (vsock, id) = (job.vsock.clone(), job.id.clone());
+    let parent = pidfd_open(parent, PidfdFlags::empty()).map_err(RuntimeError::system("watch a parent"))?;
+    let watch = move || {
+        while poll(&mut [PollFd::new(&parent, PollFlags::IN)], None) == Err(Errno::INTR) {}
+        let _ = house::reach(&vsock).and_then(|agent| Ok(agent.with_deadline(KILLING).signal(&id, KILL)?));
+        std::process::exit(KILLED.into());
+    };
+    job.run(|| {
+        // A process that nobody watches runs all the same, and ends when it is told to.
+        let _ = threads::spawn("parent", watch);
+        _ = send(creator, &Word::Created);
+    })
 }
 
 impl Job {

@@ -15,11 +15,13 @@
 
 mod boot;
 mod console;
+mod containerd;
 mod disk;
 mod docker;
 mod fs;
 mod guest;
 mod koya;
+mod kubernetes;
 mod machine;
 mod net;
 mod network;

@@ -1,5 +1,6 @@
 //! A kubelet's side of the container runtime interface.
 
+use std::cell::RefCell;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -9,8 +10,7 @@ use serde_json::{Value, json};
 /// `cri.py`, to be asked.
 pub struct Kubelet {
     process: Child,
-    ask: ChildStdin,
-    hear: BufReader<ChildStdout>,
+    line: RefCell<(ChildStdin, BufReader<ChildStdout>)>,
 }
 
 impl Kubelet {
@@ -27,16 +27,16 @@ impl Kubelet {
         let (ask, hear) = (process.stdin.take().unwrap(), process.stdout.take().unwrap());
         Self {
             process,
-            ask,
-            hear: BufReader::new(hear),
+            line: RefCell::new((ask, BufReader::new(hear))),
         }
     }
 
     /// What the engine answers to a call, or why it refuses: the code's name and the message.
-    pub fn call(&mut self, method: &str, request: &Value) -> Result<Value, (String, String)> {
-        writeln!(self.ask, "{}", json!([method, request])).unwrap();
+    pub fn call(&self, method: &str, request: &Value) -> Result<Value, (String, String)> {
+        let (ask, hear) = &mut *self.line.borrow_mut();
+        writeln!(ask, "{}", json!([method, request])).unwrap();
         let mut line = String::new();
-        self.hear.read_line(&mut line).unwrap();
+        hear.read_line(&mut line).unwrap();
         let answer: Value = serde_json::from_str(&line).unwrap();
         let text = |index: usize| answer["failed"][index].as_str().unwrap().to_owned();
         match answer.get("done") {
@@ -46,7 +46,7 @@ impl Kubelet {
     }
 
     /// What it answers to one that has to succeed.
-    pub fn done(&mut self, method: &str, request: Value) -> Value {
+    pub fn done(&self, method: &str, request: Value) -> Value {
         let answer = self.call(method, &request);
         answer.unwrap_or_else(|(code, message)| panic!("{method}: {code}: {message}"))
     }

@@ -21,9 +21,9 @@ const SUBNET: &str = "10.77.0.0/24";
 fn a_pod_is_one_microvm_to_kubernetes() {
     let network = Scratch::new();
     let engine = engine(&network);
-    let mut kubelet = Kubelet::new(&engine.socket());
-    is_ready(&mut kubelet);
-    let mut pod = pod::Pod::run(&mut kubelet, engine.folder("logs"), "web");
+    let kubelet = Kubelet::new(&engine.socket());
+    is_ready(&kubelet);
+    let mut pod = pod::Pod::run(&kubelet, engine.folder("logs"), "web");
     pod.containers_share_what_is_the_pods();
     pod.probes_and_limits();
     pod.a_container_is_restarted();
@@ -53,9 +53,12 @@ fn engine(network: &Scratch) -> Containerd {
     engine
 }
 
-fn is_ready(kubelet: &mut Kubelet) {
+fn is_ready(kubelet: &Kubelet) {
     let status = kubelet.done("Status", json!({}));
     let conditions = status["status"]["conditions"].as_array().unwrap();
     assert_eq!(conditions.len(), 2, "{status}");
-    assert!(conditions.iter().all(|condition| condition["status"] == true), "{status}");
+    assert!(
+        conditions.iter().all(|condition| condition["status"] == true),
+        "{status}"
+    );
 }

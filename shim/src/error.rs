@@ -1,0 +1,187 @@
+//! What goes wrong, with the codes that containerd and those behind it look for.
+
+use std::error::Error;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use ttrpc::Code;
+
+/// A call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum TaskError {
+    /// No container has this id.
+    #[error("container '{0}' is not known to this shim")]
+    NoContainer(String),
+    /// No process of a container has this id.
+    #[error("container '{id}' has no process '{exec}'")]
+    NoProcess {
+        /// The container.
+        id: String,
+        /// The process.
+        exec: String,
+    },
+    /// The id is taken.
+    #[error("'{0}' already exists")]
+    Exists(String),
+    /// The id would be no file's name.
+    #[error("{0:?} is no id; want 1 to 128 of A-Z a-z 0-9 _ . - beginning with a letter or digit")]
+    Id(String),
+    /// Signals come too late. Those who send them know these words.
+    #[error("process already finished")]
+    Finished,
+    /// The lifecycle does not allow it.
+    #[error("{what} is {is}; only a {wanted} one can be {verb}")]
+    State {
+        /// The container or the process.
+        what: String,
+        /// What it is.
+        is: &'static str,
+        /// What it would have to be.
+        wanted: &'static str,
+        /// What was to be done.
+        verb: &'static str,
+    },
+    /// A file cannot be read, written or opened.
+    #[error("cannot {act} {path:?}")]
+    File {
+        /// What was to be done with it.
+        act: &'static str,
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Something of this process or of the kernel.
+    #[error("cannot {0}")]
+    System(&'static str, #[source] io::Error),
+    /// A stream that goes where this shim brings nothing.
+    #[error("{0:?} is no stream; want a FIFO's path, file:///PATH, or nothing")]
+    Stream(String),
+    /// A container's root cannot be mounted.
+    #[error("cannot mount {kind} from {from:?} at {at:?}")]
+    Mount {
+        /// The file system.
+        kind: String,
+        /// The source.
+        from: String,
+        /// The target.
+        at: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A message that says nothing.
+    #[error("the request has no {0}")]
+    Missing(&'static str),
+    /// Something that a microVM or this shim does not have.
+    #[error("{0}")]
+    Unsupported(&'static str),
+    /// There is no runtime.
+    #[error(
+        "there is no koya-runtime: want it beside this program, in a folder of PATH, or named by KOYA_RUNTIME"
+    )]
+    NoRuntime,
+    /// What the runtime says.
+    #[error("{0}")]
+    Told(String),
+    /// It said nothing.
+    #[error("koya-runtime {command} ended with exit code {code}, and gave no reason")]
+    Silent {
+        /// Which command.
+        command: String,
+        /// Its exit code.
+        code: u32,
+    },
+    /// It did not end.
+    #[error("koya-runtime {command} did not end within {seconds} s, and was killed")]
+    Slow {
+        /// Which command.
+        command: String,
+        /// How long it had.
+        seconds: u64,
+    },
+    /// What it answered is not understood.
+    #[error("what koya-runtime {0} printed is not understood")]
+    Answer(&'static str),
+    /// There is a limit.
+    #[error("there are {0} {1} already, and no more are taken")]
+    Full(usize, &'static str),
+}
+
+impl TaskError {
+    /// For [`Result::map_err`].
+    pub fn file(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::File { act, path, source }
+    }
+
+    /// For [`Result::map_err`].
+    pub fn system<E: Into<io::Error>>(act: &'static str) -> impl FnOnce(E) -> Self {
+        move |source| Self::System(act, source.into())
+    }
+
+    /// The code of the status.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::NoContainer(_) | Self::NoProcess { .. } | Self::Finished => Code::NOT_FOUND,
+            Self::Exists(_) => Code::ALREADY_EXISTS,
+            Self::State { .. } => Code::FAILED_PRECONDITION,
+            Self::Id(_) | Self::Stream(_) | Self::Missing(_) => Code::INVALID_ARGUMENT,
+            Self::Unsupported(_) => Code::UNIMPLEMENTED,
+            Self::Full(..) => Code::RESOURCE_EXHAUSTED,
+            Self::Told(text) => code_of(text),
+            _ => Code::UNKNOWN,
+        }
+    }
+
+    /// It and its causes in one line.
+    pub fn one_line(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            cause = error.source();
+        }
+        text
+    }
+}
+
+/// The code for what the runtime says; these are its words (see its `RuntimeError`).
+fn code_of(text: &str) -> Code {
+    let begins = |words: &str| text.starts_with(words);
+    match text {
+        _ if begins("container ") && text.ends_with(" already exists") => Code::ALREADY_EXISTS,
+        _ if begins("container ") && text.ends_with(" does not exist") => Code::NOT_FOUND,
+        _ if begins("container ") && text.contains("; only a ") => Code::FAILED_PRECONDITION,
+        _ if begins("config.json") || begins("process.") => Code::INVALID_ARGUMENT,
+        _ => Code::UNKNOWN,
+    }
+}
+
+impl From<TaskError> for ttrpc::Error {
+    fn from(error: TaskError) -> Self {
+        Self::RpcStatus(ttrpc::get_status(error.code(), error.one_line()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_those_that_clients_look_for() {
+        let told = |text: &str| TaskError::Told(text.to_owned()).code();
+        assert_eq!(
+            told("container with id 'web' already exists"),
+            Code::ALREADY_EXISTS
+        );
+        assert_eq!(told("container 'web' does not exist"), Code::NOT_FOUND);
+        assert_eq!(
+            told("container 'web' is stopped; only a running one can be paused"),
+            Code::FAILED_PRECONDITION
+        );
+        assert_eq!(told("config.json: process.args is empty"), Code::INVALID_ARGUMENT);
+        assert_eq!(told("there is no /dev/kvm"), Code::UNKNOWN);
+        assert_eq!(TaskError::Finished.code(), Code::NOT_FOUND);
+    }
+}

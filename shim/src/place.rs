@@ -1,0 +1,46 @@
+//! Where things are.
+
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+/// Where shims listen, as those of other runtimes do.
+const SOCKETS: &str = "/run/containerd/s";
+/// Where the runtime keeps its states, by namespace.
+const STATES: &str = "/run/containerd/koya";
+
+/// The states of a namespace.
+pub fn states(namespace: &str) -> PathBuf {
+    Path::new(STATES).join(namespace)
+}
+
+/// The socket of the shim for a group of containers: one for each containerd, namespace and group, and short enough for the
+/// address of a socket.
+pub fn socket(containerd: &str, namespace: &str, group: &str) -> PathBuf {
+    let mut hash = Sha256::new();
+    for part in ["koya", containerd, namespace, group] {
+        hash.update(part);
+        hash.update([0]);
+    }
+    let digits = hash
+        .finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect::<String>();
+    Path::new(SOCKETS).join(digits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_group_has_a_socket_of_its_own() {
+        let one = socket("/run/c.sock", "default", "web");
+        assert_eq!(one, socket("/run/c.sock", "default", "web"));
+        assert_ne!(one, socket("/run/c.sock", "default", "we"));
+        assert_ne!(one, socket("/run/c.sock", "defaul", "tweb"));
+        assert_ne!(one, socket("/run/d.sock", "default", "web"));
+        assert!(one.as_os_str().len() < 107);
+    }
+}
