@@ -253,7 +253,32 @@ fn containerd_keeps_comments_and_gets_a_handler() {
     // Taken back by the text while it is the same, and by its settings when it is not.
     host.write(CONTAINERD, &after.replace("networks", "our networks"));
     host.does("containerd --undo --yes");
-    assert_eq!(host.read(CONTAINERD), before.replace("networks", "our networks"));
+    let left = host.read(CONTAINERD);
+    assert!(!left.contains("koya"), "{left}");
+    // containerd's own handler stays, as the user's part may need it by now: a list of handlers without it starts no plugin.
+    let own = "[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.runc]\nruntime_type = \"io.containerd.runc.v2\"\n";
+    assert!(left.contains(own), "{left}");
+    let rest = said(&left.replace(own, ""));
+    assert_eq!(rest, said(&before.replace("networks", "our networks")));
+}
+
+#[test]
+fn containerds_own_handlers_are_left_as_they_are() {
+    let host = Host::new();
+    for before in [
+        "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.crun]\nruntime_type = \"io.containerd.runc.v2\"\n",
+        "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".containerd]\ndefault_runtime_name = \"x\"\n",
+    ] {
+        host.write(CONTAINERD, before);
+        host.setup("containerd --yes");
+        let after = host.read(CONTAINERD);
+        assert!(
+            after.contains("io.containerd.koya.v2") && !after.contains("runtimes.runc"),
+            "{after}"
+        );
+        host.does("containerd --undo --yes");
+        assert_eq!(host.read(CONTAINERD), before);
+    }
 }
 
 #[test]

@@ -15,6 +15,8 @@ use crate::error::CliError;
 pub const NAME: &str = "koya";
 /// containerd makes the shim's name of it: containerd-shim-koya-v2.
 const SHIM_TYPE: &str = "io.containerd.koya.v2";
+/// containerd's own for runc, which is its default handler.
+const RUNC_TYPE: &str = "io.containerd.runc.v2";
 /// The shim's file.
 const SHIM: &str = "containerd-shim-koya-v2";
 /// Where containerd looks for shims when systemd starts it.
@@ -109,13 +111,31 @@ pub fn containerd_settings(text: &str) -> Result<Vec<Setting>, SyntaxError> {
         Some(Value::Number(number)) if number.as_u64() == Some(3) => "io.containerd.cri.v1.runtime",
         found => return Err(foreign_version(found)),
     };
-    let handler =
-        |key, value: Value| Setting::new(["plugins", plugin, "containerd", "runtimes", NAME, key], value);
+    let handler = |name, key, value: Value| {
+        Setting::new(["plugins", plugin, "containerd", "runtimes", name, key], value)
+    };
     let mut settings = Vec::from_iter(is_empty(text)?.then_some(version));
-    settings.push(handler("runtime_type", SHIM_TYPE.into()));
+    if !has_handlers(text, plugin)? {
+        // A list takes the place of the one that containerd has by itself, and without its default handler the plugin does
+        // not start.
+        settings.push(Setting {
+            stays: true,
+            ..handler("runc", "runtime_type", RUNC_TYPE.into())
+        });
+    }
+    settings.push(handler(NAME, "runtime_type", SHIM_TYPE.into()));
     // A privileged container has the guest's devices. The host's are not even asked for.
-    settings.push(handler("privileged_without_host_devices", true.into()));
+    settings.push(handler(NAME, "privileged_without_host_devices", true.into()));
     Ok(settings)
+}
+
+/// Whether the file has handlers of its own, or names one as the default.
+fn has_handlers(text: &str, plugin: &str) -> Result<bool, SyntaxError> {
+    let at = |key: &str| ["plugins", plugin, "containerd", key].map(str::to_owned);
+    let handlers = toml::get(text, &at("runtimes"))?;
+    let others = |handlers: &serde_json::Map<String, Value>| handlers.keys().any(|name| name != NAME);
+    let has_others = handlers.as_ref().and_then(Value::as_object).is_some_and(others);
+    Ok(has_others || toml::get(text, &at("default_runtime_name"))?.is_some())
 }
 
 fn is_empty(text: &str) -> Result<bool, SyntaxError> {

@@ -134,7 +134,9 @@ def decode(name, text):
         plain = kind.lstrip("*")
         if plain in ("text", "bytes"):
             value = value.decode()
-        elif plain not in ("int", "bool"):
+        elif plain == "bool":
+            value = bool(value)
+        elif plain != "int":
             value = decode(plain, value)
         if kind.startswith("*"):
             values[field].append(value)
