@@ -88,6 +88,15 @@ fn network(engine: &Docker) {
             .unwrap();
         assert_eq!(said.stdout, b"from the host\n", "port {port}");
     }
+    // Who shares the network is in the same microVM.
+    let boot = ["cat", "/proc/sys/kernel/random/boot_id"];
+    let [mut beside, mut inside] = [
+        vec!["run", "--rm", "--network", "container:koya", IMAGE],
+        vec!["exec", "koya"],
+    ];
+    beside.extend(boot);
+    inside.extend(boot);
+    assert_eq!(engine.done(&beside), engine.done(&inside));
 }
 
 fn limits(engine: &Docker) {
