@@ -12,7 +12,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use koya_proto::RPC_PORT;
 use koya_proto::client::{AgentClient, connect};
@@ -29,6 +30,8 @@ use crate::store::Store;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long an agent may take to remove a container.
 const REMOVING: Duration = Duration::from_secs(5);
+/// Until another try, while it makes one.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// The containers that live, as bundles name them.
 pub fn neighbours(store: &Store) -> Neighbours {
@@ -40,6 +43,7 @@ pub fn neighbours(store: &Store) -> Neighbours {
         .map(|record| Neighbour {
             pid: record.pid(),
             house: record.house.clone().unwrap_or_else(|| record.id.clone()),
+            memory: record.memory.clone().unwrap_or_else(|| record.id.clone()),
             id: record.id,
         })
         .collect()
@@ -73,17 +77,26 @@ pub fn forget(store: &Store, record: &Record) -> Result<(), RuntimeError> {
     }
     let deleted = reach(&door(store, record)).and_then(|agent| delete(&agent, &record.id));
     let removed = match first.server {
-        Some(server) if server.is_there() => LaterVolumes::remove(server.pid, &record.id),
+        Some(server) if server.is_there() => {
+            LaterVolumes::remove(server.pid, record.served.as_deref().unwrap_or(&record.id))
+        }
         _ => Ok(()),
     };
     deleted?;
     Ok(removed?)
 }
 
+/// Has the agent remove a container, also one that it is just making.
 fn delete(agent: &AgentClient, id: &str) -> Result<(), RuntimeError> {
-    match agent.clone().with_deadline(REMOVING).delete(id, true) {
-        Err(error) if error.kind() != Some(ErrorKind::ERROR_KIND_NOT_FOUND) => Err(error.into()),
-        _ => Ok(()),
+    let begun = Instant::now();
+    loop {
+        let outcome = agent.clone().with_deadline(REMOVING).delete(id, true);
+        let Err(error) = outcome else { return Ok(()) };
+        match error.kind() {
+            Some(ErrorKind::ERROR_KIND_NOT_FOUND) => return Ok(()),
+            Some(ErrorKind::ERROR_KIND_STATE) if begun.elapsed() < REMOVING => thread::sleep(PAUSE),
+            _ => return Err(error.into()),
+        }
     }
 }
 
@@ -125,6 +138,7 @@ impl House {
         let gone = || RuntimeError::Gone(first.to_owned());
         let server = store.load(first)?.server.filter(|server| server.is_there());
         let server = server.ok_or_else(gone)?;
+        let name = record.served.as_ref().unwrap_or(&record.id);
         let vsock = door(store, record);
         let line = call(&vsock)?;
         let copy = line
@@ -136,7 +150,7 @@ impl House {
             agent,
             line: copy,
             vsock,
-            volumes: Mutex::new(Some(LaterVolumes::add(server.pid, &record.id, volumes)?)),
+            volumes: Mutex::new(Some(LaterVolumes::add(server.pid, name, volumes)?)),
         }))
     }
 

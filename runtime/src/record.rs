@@ -108,6 +108,12 @@ pub struct Record {
     /// The container in whose microVM it is, if it has none of its own.
     #[serde(default)]
     pub house: Option<String>,
+    /// By what name that one's virtiofsd serves its files.
+    #[serde(default)]
+    pub served: Option<String>,
+    /// The memory that it shares with others; its own id if it is the first of them.
+    #[serde(default)]
+    pub memory: Option<String>,
     /// The bundle's folder.
     pub bundle: PathBuf,
     /// Its root file system.
@@ -165,6 +171,8 @@ pub mod tests {
             helpers: Vec::new(),
             server: None,
             house: None,
+            served: None,
+            memory: None,
             bundle: "/nowhere".into(),
             rootfs: "/nowhere/rootfs".into(),
             created: String::new(),

@@ -102,6 +102,9 @@ pub enum TaskError {
     /// What it answered is not understood.
     #[error("what koya-runtime {0} printed is not understood")]
     Answer(&'static str),
+    /// containerd has ended it.
+    #[error("this shim has been told to end, and takes no container any more")]
+    Over,
     /// There is a limit.
     #[error("there are {0} {1} already, and no more are taken")]
     Full(usize, &'static str),
@@ -124,7 +127,7 @@ impl TaskError {
         match self {
             Self::NoContainer(_) | Self::NoProcess { .. } | Self::Finished => Code::NOT_FOUND,
             Self::Exists(_) => Code::ALREADY_EXISTS,
-            Self::State { .. } => Code::FAILED_PRECONDITION,
+            Self::State { .. } | Self::Over => Code::FAILED_PRECONDITION,
             Self::Id(_) | Self::Stream(_) | Self::Missing(_) => Code::INVALID_ARGUMENT,
             Self::Unsupported(_) => Code::UNIMPLEMENTED,
             Self::Full(..) => Code::RESOURCE_EXHAUSTED,

@@ -36,7 +36,7 @@ pub use container::Container;
 pub use process::Process;
 
 use crate::children::Children;
-use crate::error::{Result, StartError, deadline as passed, exists, invalid, limit, not_found};
+use crate::error::{Result, StartError, deadline as passed, exists, invalid, limit, not_found, state};
 use crate::streams::Broker;
 use crate::sys::{Deadline, lock};
 
@@ -170,6 +170,11 @@ impl Containers {
     /// Removes a container, with `purge` what it wrote to its scratch disk, too.
     /// If that fails half-way, it can be asked again.
     pub fn delete(&self, id: &str, force: bool, purge: bool, deadline: Deadline) -> Result<()> {
+        if matches!(lock(&self.entries).get(id), Some(Entry::Busy)) {
+            return Err(state(format!(
+                "container '{id}' is just being created; try again"
+            )));
+        }
         let container = self.get(id)?;
         container.remove(&self.ground, force, purge, deadline)?;
         lock(&self.entries).remove(id);

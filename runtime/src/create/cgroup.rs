@@ -7,6 +7,8 @@ use std::path::{Component, Path, PathBuf};
 
 /// Where the tree of cgroup v2 is.
 const TREE: &str = "/sys/fs/cgroup";
+/// What a microVM needs of a host.
+const DEVICES: [&str; 3] = ["/dev/null", "/dev/kvm", "/dev/net/tun"];
 /// Controllers by which engines count.
 const CONTROLLERS: [&str; 4] = ["+cpu", "+memory", "+pids", "+io"];
 
@@ -20,8 +22,8 @@ pub fn path(name: &str, systemd: bool) -> Option<PathBuf> {
 pub fn join(cgroup: &Path) -> io::Result<()> {
     let before = own()?;
     enter(cgroup)?;
-    match devices() {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+    match DEVICES.iter().any(|device| is_forbidden(device)) {
+        true => {
             fs::write(before.join("cgroup.procs"), "0")?;
             // An engine may have made it, and want it.
             let _ = fs::remove_dir(cgroup);
@@ -29,13 +31,14 @@ pub fn join(cgroup: &Path) -> io::Result<()> {
                 "it, or one above it, forbids devices, which a microVM needs",
             ))
         }
-        _ => Ok(()),
+        false => Ok(()),
     }
 }
 
-/// Whether this process may open devices; nothing else forbids this one.
-fn devices() -> io::Result<()> {
-    File::options().read(true).write(true).open("/dev/null").map(drop)
+/// Whether the rules of a cgroup forbid a device: the rights to its file are told otherwise.
+fn is_forbidden(device: &str) -> bool {
+    let opened = File::options().read(true).write(true).open(device);
+    opened.is_err_and(|error| error.raw_os_error() == Some(libc::EPERM))
 }
 
 /// The cgroup of this process.

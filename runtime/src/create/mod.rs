@@ -215,6 +215,8 @@ fn record(context: &Context, id: &str, plan: &Plan) -> Record {
         helpers: Vec::new(),
         server: None,
         house: plan.house.clone(),
+        served: plan.served_as.clone(),
+        memory: Some(plan.memory.clone()),
         bundle: plan.bundle.clone(),
         rootfs: plan.root.clone(),
         created: humantime::format_rfc3339_nanos(SystemTime::now()).to_string(),

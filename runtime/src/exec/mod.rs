@@ -3,6 +3,7 @@
 
 mod process;
 
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -142,15 +143,20 @@ fn work(job: Job, creator: &UnixStream, parent: Pid) -> Result<u8, RuntimeError>
     }
     let (vsock, id) = (job.vsock.clone(), job.id.clone());
     let parent = pidfd_open(parent, PidfdFlags::empty()).map_err(RuntimeError::system("watch a parent"))?;
-    let watch = move || {
-        while poll(&mut [PollFd::new(&parent, PollFlags::IN)], None) == Err(Errno::INTR) {}
+    let watch = move |parent: Option<OwnedFd>| {
+        if let Some(parent) = parent {
+            while poll(&mut [PollFd::new(&parent, PollFlags::IN)], None) == Err(Errno::INTR) {}
+        }
         let _ = house::reach(&vsock).and_then(|agent| Ok(agent.with_deadline(KILLING).signal(&id, KILL)?));
         std::process::exit(KILLED.into());
     };
     job.run(|| {
+        if send(creator, &Word::Created).is_err() {
+            // Nobody knows of it.
+            return watch(None);
+        }
         // A process that nobody watches runs all the same, and ends when it is told to.
-        let _ = threads::spawn("parent", watch);
-        _ = send(creator, &Word::Created);
+        let _ = threads::spawn("parent", move || watch(Some(parent)));
     })
 }
 

@@ -110,12 +110,14 @@ impl Monitor {
             .and_then(|()| signals.pass_on(self))
             .and_then(|()| self.watch());
         if let Err(error) = ready {
+            self.house.leave();
             let _ = send(creator, &Word::Failed(error.one_line()));
             return 1;
         }
         self.set(Status::Created);
         if send(creator, &Word::Created).is_err() {
             // Nobody knows of it.
+            self.house.leave();
             return 1;
         }
         let _ = creator.shutdown(std::net::Shutdown::Both);

@@ -149,6 +149,10 @@ pub struct Plan {
     pub network: Network,
     /// The container in whose microVM this one is to be, if it is not to have one of its own.
     pub house: Option<String>,
+    /// By what name its files are served there.
+    pub served_as: Option<String>,
+    /// The name of the memory at `/dev/shm`: its own id, or that of the container whose IPC namespace it shares.
+    pub memory: String,
     /// How large the microVM is.
     pub size: Size,
     /// Programs of the host that want to be told.
@@ -210,17 +214,23 @@ impl Plan {
         let left_out = left_out::of(&config);
         let terminal = process::check(&mut config)?;
         let (root, read_only) = mounts::root(folder, &config)?;
-        let (network, house) = namespaces::translate(&mut config, neighbours)?;
+        let namespaces::Found {
+            network,
+            house,
+            memory,
+        } = namespaces::translate(&mut config, neighbours)?;
         let size = Size::of(&config)?;
         resources::translate(&mut config)?;
         devices::translate(&mut config)?;
-        let served = match &house {
+        let memory = memory.unwrap_or_else(|| id.to_owned());
+        let served_as = house.is_some().then(|| LaterVolumes::name(id));
+        let served = match &served_as {
             None => format!("{SHARES}/{TAG}"),
-            Some(_) => LaterVolumes::folder(id),
+            Some(name) => LaterVolumes::folder(name),
         };
         let into = mounts::Into {
             served: &served,
-            memory: house.as_deref().unwrap_or(id),
+            memory: &memory,
         };
         let (volumes, places) = mounts::translate(folder, &root, read_only, into, &mut config)?;
         let hooks = hooks::take(&mut config)?;
@@ -234,6 +244,8 @@ impl Plan {
             places,
             network,
             house,
+            served_as,
+            memory,
             served,
             size,
             hooks,

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::BundleError;
 use super::config::{Config, linux, list, wrong};
-use super::neighbours::{Neighbours, number, process};
+use super::neighbours::{Neighbour, Neighbours, number, process};
 
 /// Where a container's network comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,14 +35,22 @@ struct Asked {
     pid: bool,
     /// The container whose microVM it is.
     house: Option<String>,
+    /// The memory of the one whose IPC namespace it shares.
+    memory: Option<String>,
 }
 
-/// Leaves in `linux.namespaces` what the guest makes or has. Where the network comes from; and the container whose microVM
-/// this one is put in, if it shares namespaces with one.
-pub(super) fn translate(
-    config: &mut Config,
-    neighbours: &Neighbours,
-) -> Result<(Network, Option<String>), BundleError> {
+/// What is found out by them.
+pub(super) struct Found {
+    /// Where the network comes from.
+    pub network: Network,
+    /// The container whose microVM this one is put in, if it shares namespaces with one.
+    pub house: Option<String>,
+    /// The name of the memory that it shares, if it does.
+    pub memory: Option<String>,
+}
+
+/// Leaves in `linux.namespaces` what the guest makes or has.
+pub(super) fn translate(config: &mut Config, neighbours: &Neighbours) -> Result<Found, BundleError> {
     let linux = linux(config)?;
     let mut asked = Asked::default();
     let entries = list(linux, "namespaces", "linux.namespaces")?;
@@ -74,7 +82,11 @@ pub(super) fn translate(
         Some(id) => json!({ "type": kind, "path": format!("{CONTAINER}{id}") }),
     });
     linux.insert("namespaces".to_owned(), namespaces.collect());
-    Ok((network, asked.house))
+    Ok(Found {
+        network,
+        house: asked.house,
+        memory: asked.memory,
+    })
 }
 
 impl Asked {
@@ -112,7 +124,13 @@ impl Asked {
                 None
             }
             ("pid" | "ipc" | "uts" | "mount" | "cgroup" | "user" | "time", None) => None,
-            ("pid" | "ipc" | "uts", Some(path)) => Some(self.shared(kind, path, neighbours)?),
+            ("pid" | "ipc" | "uts", Some(path)) => {
+                let neighbour = self.shared(kind, path, neighbours)?;
+                if kind == "ipc" {
+                    self.memory = Some(neighbour.memory.clone());
+                }
+                Some(neighbour.id.clone())
+            }
             ("mount" | "cgroup" | "user" | "time", Some(path)) => {
                 return Err(BundleError::Unsupported {
                     what: format!("the {kind} namespace {path:?}"),
@@ -128,15 +146,24 @@ impl Asked {
                 ));
             }
         };
-        self.pid |= kind == "pid";
-        if !self.kinds.iter().any(|(known, _)| known == kind) {
-            self.kinds.push((kind.to_owned(), of));
+        if self.kinds.iter().any(|(known, _)| known == kind) {
+            return Err(BundleError::Unsupported {
+                what: format!("linux.namespaces has two of the type {kind:?}"),
+                reason: "a container has one of each",
+            });
         }
+        self.pid |= kind == "pid";
+        self.kinds.push((kind.to_owned(), of));
         Ok(())
     }
 
     /// Whose namespace of the guest is meant by a path of the host.
-    fn shared(&self, kind: &str, path: &Path, neighbours: &Neighbours) -> Result<String, BundleError> {
+    fn shared<'a>(
+        &self,
+        kind: &str,
+        path: &Path,
+        neighbours: &'a Neighbours,
+    ) -> Result<&'a Neighbour, BundleError> {
         let refused = |reason| {
             let what = format!("the {kind} namespace {path:?}");
             Err(BundleError::Unsupported { what, reason })
@@ -157,7 +184,7 @@ impl Asked {
             (_, None, _) => None,
         };
         match found {
-            Some(neighbour) => Ok(neighbour.id.clone()),
+            Some(neighbour) => Ok(neighbour),
             None => refused(
                 "a namespace of the host, or of a container that is not Koya's, cannot be joined from another kernel; \
                  give the container one of its own",

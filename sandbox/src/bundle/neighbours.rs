@@ -16,6 +16,8 @@ pub struct Neighbour {
     pub id: String,
     /// The container for which its microVM was made: itself, or another one.
     pub house: String,
+    /// The name of the memory at its `/dev/shm`.
+    pub memory: String,
     /// The process that stands for it on the host.
     pub pid: u32,
 }

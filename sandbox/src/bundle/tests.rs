@@ -308,6 +308,7 @@ fn neighbours() -> Neighbours {
     let all = all.map(|(id, house, pid)| Neighbour {
         id: id.to_owned(),
         house: house.to_owned(),
+        memory: format!("memory of {id}"),
         pid,
     });
     all.into_iter().collect()
@@ -342,10 +343,12 @@ fn who_names_the_namespaces_of_a_neighbour_moves_in() {
     assert_eq!(path("uts"), "container:first");
     assert_eq!(path("pid"), "container:second");
     assert_eq!(path("mount"), Value::Null);
-    assert_eq!(plan.served_at(0), "/run/koya/shares/volumes/box/0");
+    let served = format!("/run/koya/shares/volumes/{}", plan.served_as.clone().unwrap());
+    assert!(served.contains("of-box-"), "{served}");
+    assert_eq!(plan.served_at(0), format!("{served}/0"));
     let mounts = plan.config["mounts"].as_array().unwrap();
-    assert_eq!(mounts[0]["source"], "/run/koya/shares/volumes/box/1");
-    assert_eq!(mounts[1]["source"], "first");
+    assert_eq!(mounts[0]["source"], format!("{served}/1"));
+    assert_eq!(mounts[1]["source"], "memory of first");
 
     let refusal = |kind: &str, path: &str, network: &str| {
         let mut config = config.clone();

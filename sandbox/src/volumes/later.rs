@@ -15,6 +15,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::thread;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use koya_proto::SHARES;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, unlinkat};
@@ -28,7 +29,8 @@ use super::{MAX_VOLUMES, Volume, VolumeError};
 /// Volumes of one container, served until this is dropped.
 #[derive(Debug)]
 pub struct LaterVolumes {
-    server: u32,
+    /// That of virtiofsd: its process may have ended, and its number be another's, when this is dropped.
+    namespace: File,
     name: String,
 }
 
@@ -46,17 +48,24 @@ impl LaterVolumes {
         for volume in volumes {
             copies.push(Copy::of(volume)?);
         }
+        let failed = |source| VolumeError::Later {
+            name: name.to_owned(),
+            source,
+        };
         let added = Self {
-            server,
+            namespace: namespace_of(server).map_err(failed)?,
             name: name.to_owned(),
         };
-        let outcome = within(server, |root| put_down(root, name, &copies));
         // What was begun goes with `added`.
-        outcome.map_err(|source| VolumeError::Later {
-            name: added.name.clone(),
-            source,
-        })?;
+        within(&added.namespace, |root| put_down(root, name, &copies)).map_err(failed)?;
         Ok(added)
+    }
+
+    /// A name for the volumes of a container: the guest may remember for a while what it found at one that was used before.
+    pub fn name(id: &str) -> String {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        // None of the numbers by which the first container's volumes are known.
+        format!("of-{id}-{:x}", since.as_nanos())
     }
 
     /// Where the guest finds the volumes of `name`.
@@ -69,7 +78,9 @@ impl LaterVolumes {
     /// # Errors
     /// [`VolumeError::Later`]
     pub fn remove(server: u32, name: &str) -> Result<(), VolumeError> {
-        within(server, |root| take_away(root, name)).map_err(|source| VolumeError::Later {
+        let removed =
+            namespace_of(server).and_then(|namespace| within(&namespace, |root| take_away(root, name)));
+        removed.map_err(|source| VolumeError::Later {
             name: name.to_owned(),
             source,
         })
@@ -78,8 +89,7 @@ impl LaterVolumes {
 
 impl Drop for LaterVolumes {
     fn drop(&mut self) {
-        // With virtiofsd its namespace is gone, and all that is in it.
-        let _ = Self::remove(self.server, &self.name);
+        let _ = within(&self.namespace, |root| take_away(root, &self.name));
     }
 }
 
@@ -113,9 +123,13 @@ impl Copy {
     }
 }
 
+/// The mount namespace in which a virtiofsd serves.
+fn namespace_of(server: u32) -> io::Result<File> {
+    File::open(format!("/proc/{}/ns/mnt", innermost(server)))
+}
+
 /// Does something where virtiofsd is. `work` is given its root.
-fn within<T: Send>(server: u32, work: impl FnOnce(&OwnedFd) -> io::Result<T> + Send) -> io::Result<T> {
-    let namespace = File::open(format!("/proc/{}/ns/mnt", innermost(server)))?;
+fn within<T: Send>(namespace: &File, work: impl FnOnce(&OwnedFd) -> io::Result<T> + Send) -> io::Result<T> {
     thread::scope(|scope| {
         let work = move || {
             // SAFETY: what this thread shares with others of its working directory and root is not touched by it any more.

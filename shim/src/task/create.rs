@@ -60,6 +60,9 @@ impl Tasks {
         };
         let first = Process::new(id, "", wanted, self.publisher.clone());
         let mut containers = self.containers();
+        if self.is_over() {
+            return Err(TaskError::Over);
+        }
         if containers.contains_key(id) {
             return Err(TaskError::Exists(id.clone()));
         }

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Tasks;
 use super::process::{Process, Status};
@@ -108,7 +109,10 @@ impl Tasks {
         if resources.value.len() > MAX_JSON {
             return Err(TaskError::Missing("resources of at most 1 MiB"));
         }
-        let file = container.bundle.join("koya.resources.json");
+        // Another one may be under way.
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let file = container.bundle.join(format!("koya.resources.{count}.json"));
         write(&file, &resources.value)?;
         let words: [&Path; 4] = [
             "update".as_ref(),

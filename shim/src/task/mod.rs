@@ -73,10 +73,17 @@ impl Tasks {
 
     /// Ends this shim if it has no container.
     pub fn shut_down(&self) {
-        if self.containers().is_empty() {
+        // Held, so that none is added meanwhile.
+        let containers = self.containers();
+        if containers.is_empty() {
             *self.over.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
             self.over.1.notify_all();
         }
+    }
+
+    /// Whether it is about to end. To be asked with the containers held.
+    fn is_over(&self) -> bool {
+        *self.over.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn containers(&self) -> MutexGuard<'_, HashMap<String, Arc<Container>>> {
@@ -214,10 +221,7 @@ impl Tasks {
     fn delete(&self, id: &str, exec: &str) -> Result<(u32, Exit), TaskError> {
         let container = self.container(id)?;
         let process = container.process(exec)?;
-        let seen = process.seen();
-        if !matches!(seen.status, Status::Created | Status::Stopped) {
-            return Err(process.refusal(seen.status, "stopped", "deleted"));
-        }
+        let seen = process.settle()?;
         if !exec.is_empty() {
             container.remove(exec)?;
             return Ok((seen.pid, Self::farewell(&process)));
@@ -229,6 +233,11 @@ impl Tasks {
             Self::farewell(&other);
         }
         let exit = Self::farewell(&process);
+        // Of two who delete it at once, one has done so, and the id may be another's by now.
+        let is_this = |known: &Arc<Container>| Arc::ptr_eq(known, &container);
+        if !self.containers().get(id).is_some_and(is_this) {
+            return Ok((seen.pid, exit));
+        }
         mounts::unmount_all(&container.rootfs());
         if self.containers().remove(id).is_some() {
             let event = events::TaskDelete {

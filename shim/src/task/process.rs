@@ -73,6 +73,8 @@ struct Life {
     /// The same process, whoever gets its number.
     handle: Option<OwnedFd>,
     held: Held,
+    /// Whether nothing is typed any more; that may be known before it has streams.
+    silent: bool,
     /// Whether its beginning is about to be announced, which comes before its end.
     announcing: bool,
 }
@@ -107,6 +109,7 @@ impl Process {
                 },
                 handle: None,
                 held: Held::default(),
+                silent: false,
                 announcing: false,
             }),
             changed: Condvar::new(),
@@ -131,6 +134,9 @@ impl Process {
         let mut life = self.life();
         life.seen.pid = pid;
         life.held = held;
+        if life.silent {
+            life.held.close_stdin();
+        }
         let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
         life.handle = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
         if life.seen.status == Status::Creating {
@@ -156,6 +162,20 @@ impl Process {
         life.seen.status = to;
         life.announcing = to == Status::Starting;
         Ok(())
+    }
+
+    /// Sees to it that it runs no more, before it is deleted; as it was.
+    ///
+    /// # Errors
+    /// [`TaskError::State`] while it runs.
+    pub fn settle(&self) -> Result<Seen, TaskError> {
+        let mut life = self.life();
+        let seen = life.seen;
+        if !matches!(seen.status, Status::Created | Status::Stopped) {
+            return Err(self.refusal(seen.status, "stopped", "deleted"));
+        }
+        life.seen.status = Status::Stopped;
+        Ok(seen)
     }
 
     /// The error for what its state does not allow.
@@ -188,9 +208,13 @@ impl Process {
     /// It has ended.
     pub fn ended(&self, exit: Exit) {
         let mut life = self.life();
+        life.handle = None;
+        // Whoever deleted it has been told another end, and waits for none.
+        if life.seen.exit.is_some() {
+            return;
+        }
         life.seen.exit = Some(exit);
         life.seen.status = Status::Stopped;
-        life.handle = None;
         let (pid, told) = (life.seen.pid, life.announcing);
         drop(life);
         self.changed.notify_all();
@@ -249,6 +273,13 @@ impl Process {
     /// Does something with its streams.
     pub fn with_streams<T>(&self, act: impl FnOnce(&mut Held) -> T) -> T {
         act(&mut self.life().held)
+    }
+
+    /// Nothing is typed any more, behind what has been.
+    pub fn close_stdin(&self) {
+        let mut life = self.life();
+        life.silent = true;
+        life.held.close_stdin();
     }
 
     /// Takes its streams away.

@@ -114,7 +114,7 @@ impl Task for Tasks {
     fn close_io(&self, _: &TtrpcContext, request: CloseIORequest) -> Result<Empty> {
         let process = self.process(&request.id, &request.exec_id)?;
         if request.stdin {
-            process.with_streams(crate::stdio::Held::close_stdin);
+            process.close_stdin();
         }
         Ok(Empty::default())
     }
