@@ -262,7 +262,7 @@ fn another_process_has_streams_an_end_and_an_exit_code() {
     let mut typing = File::options().write(true).open(path("in")).unwrap();
     typing.write_all(b"typed\n").unwrap();
     let process = tasks.process("web", "e1").unwrap();
-    process.with_streams(crate::stdio::Held::close_stdin);
+    process.close_stdin();
     assert_eq!(tasks.wait("web", "e1").unwrap().status, 4);
     // A reader that comes late.
     let mut reading = File::options()
@@ -277,6 +277,14 @@ fn another_process_has_streams_an_end_and_an_exit_code() {
     assert_eq!((ended, exit.status), (pid, 4));
     assert_eq!(code(process.signal(9)), Code::NOT_FOUND);
     assert_eq!(code(tasks.delete("web", "e1")), Code::NOT_FOUND);
+    // Input that is closed before the start, while somebody still could write.
+    let mut other = request;
+    other.exec_id = "e2".to_owned();
+    tasks.add(&other).unwrap();
+    tasks.process("web", "e2").unwrap().close_stdin();
+    tasks.start_exec("web", "e2").unwrap();
+    assert_eq!(tasks.wait("web", "e2").unwrap().status, 4);
+    drop(typing);
     bench.kill("web").unwrap();
     tasks.wait("web", "").unwrap();
     tasks.delete("web", "").unwrap();
@@ -284,6 +292,9 @@ fn another_process_has_streams_an_end_and_an_exit_code() {
         "create",
         "exec-added",
         "start",
+        "exec-started",
+        "exit",
+        "exec-added",
         "exec-started",
         "exit",
         "exit",
