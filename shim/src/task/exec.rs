@@ -93,6 +93,7 @@ impl Tasks {
             }
             Err(error) => {
                 // It never will, and can only be deleted.
+                process.started(Status::Starting, || ());
                 process.forgotten();
                 Err(error)
             }

@@ -79,6 +79,13 @@ struct Life {
     announcing: bool,
 }
 
+impl Life {
+    /// How it ended, if that has been told to all who listen for events.
+    fn told(&self) -> Option<Exit> {
+        self.seen.exit.filter(|_| !self.announcing)
+    }
+}
+
 /// A process.
 pub struct Process {
     /// The container.
@@ -198,11 +205,11 @@ impl Process {
         announce();
         let mut life = self.life();
         life.announcing = false;
-        let (pid, exit) = (life.seen.pid, life.seen.exit);
-        drop(life);
-        if let Some(exit) = exit {
-            self.tell_end(pid, exit);
+        if let Some(exit) = life.seen.exit {
+            self.tell_end(life.seen.pid, exit);
         }
+        drop(life);
+        self.changed.notify_all();
     }
 
     /// It has ended.
@@ -215,12 +222,12 @@ impl Process {
         }
         life.seen.exit = Some(exit);
         life.seen.status = Status::Stopped;
-        let (pid, told) = (life.seen.pid, life.announcing);
+        // Before anybody knows who could delete it: its end is told before that is.
+        if !life.announcing {
+            self.tell_end(life.seen.pid, exit);
+        }
         drop(life);
         self.changed.notify_all();
-        if !told {
-            self.tell_end(pid, exit);
-        }
     }
 
     /// It is no more. Whoever waits for one that never began is told, too.
@@ -236,7 +243,7 @@ impl Process {
     pub fn wait(&self) -> Exit {
         let mut life = self.life();
         loop {
-            if let Some(exit) = life.seen.exit {
+            if let Some(exit) = life.told() {
                 return exit;
             }
             life = self.changed.wait(life).unwrap_or_else(PoisonError::into_inner);
@@ -248,8 +255,8 @@ impl Process {
         let life = self.life();
         let waited = self
             .changed
-            .wait_timeout_while(life, patience, |life| life.seen.exit.is_none());
-        waited.unwrap_or_else(PoisonError::into_inner).0.seen.exit
+            .wait_timeout_while(life, patience, |life| life.told().is_none());
+        waited.unwrap_or_else(PoisonError::into_inner).0.told()
     }
 
     /// Sends a signal to the process that stands for it, which passes it on.
