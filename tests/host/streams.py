@@ -16,6 +16,8 @@ from machine import HostError
 # this machine and this session.
 PASSED = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TERM", "LANG", "TZ", "CARGO_HOME",
           "CARGO_TARGET_DIR", "RUSTUP_HOME", "RUSTUP_TOOLCHAIN", "RUST_BACKTRACE", "RUST_LOG")
+# Seconds in which a host says nothing until it is woken up, should it sleep.
+SILENCE = 2
 PASSED_PREFIXES = ("KOYA_", "LC_", "XDG_CACHE", "CARGO_TERM_", "NEXTEST")
 
 
@@ -87,7 +89,9 @@ class Carrier:
             self.send(wire.INPUT_END, b"")
         frames = wire.Reader()
         while True:
-            select.select([self.connection], [], [])
+            if not select.select([self.connection], [], [], SILENCE)[0]:
+                self.wake()
+                continue
             data = self.connection.recv(1 << 16)
             if not data:
                 if restore is not None:
@@ -100,6 +104,21 @@ class Carrier:
                     write_all(2, payload)
                 elif kind == wire.EXIT:
                     return payload[0]
+
+    def wake(self):
+        """Has the host's processor wake up. QEMU now and then loses the timer
+        for which it sleeps, and it sleeps on until anything interrupts it
+        (docs/decisions/0008). Nobody waits for this, or is kept by it."""
+        if not self.sending.acquire(blocking=False):
+            return
+        try:
+            if select.select([], [self.connection], [], 0)[1]:
+                self.connection.sendall(wire.frame(wire.WAKE, b""))
+        except OSError:
+            # It has ended, which whoever reads is about to learn.
+            pass
+        finally:
+            self.sending.release()
 
     def resize(self):
         """Tells the terminal of the command the size of this one."""

@@ -116,6 +116,15 @@ class Commands(unittest.TestCase):
         for _ in range(3):
             self.assertEqual(inside("echo", "here").stdout, b"here\n")
 
+    def test_a_silent_host_is_woken_up(self):
+        script = """
+            port=$(ls /sys/class/virtio-ports | head -n 1)
+            device=virtio$(echo "$port" | sed 's/vport\\([0-9]*\\)p.*/\\1/')
+            count() { awk -v name="$device-" 'index($0, name) { sum += $2 } END { print sum + 0 }' /proc/interrupts; }
+            before=$(count); sleep 7; echo $(($(count) - before))"""
+        done = inside("sh", "-c", script)
+        self.assertGreaterEqual(int(done.stdout), 2, done)
+
     def test_interrupting_ends_the_command(self):
         for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
             mark = f"4{number:04d}"

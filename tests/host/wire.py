@@ -8,7 +8,7 @@ import hashlib
 import os
 import struct
 
-REQUEST, INPUT, INPUT_END, SIGNAL, WINDOW = b"Q", b"I", b"E", b"S", b"W"
+REQUEST, INPUT, INPUT_END, SIGNAL, WINDOW, WAKE = b"Q", b"I", b"E", b"S", b"W", b"K"
 READY, OUT, ERR, EXIT = b"R", b"O", b"r", b"X"
 
 # Not written out, so that no text has it by chance: not even this one, when it is carried.
