@@ -17,7 +17,7 @@ from machine import HostError
 PASSED = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TERM", "LANG", "TZ", "CARGO_HOME",
           "CARGO_TARGET_DIR", "RUSTUP_HOME", "RUSTUP_TOOLCHAIN", "RUST_BACKTRACE", "RUST_LOG")
 # Seconds in which a host says nothing until it is woken up, should it sleep.
-SILENCE = 2
+SILENCE = 5
 PASSED_PREFIXES = ("KOYA_", "LC_", "XDG_CACHE", "CARGO_TERM_", "NEXTEST")
 
 

@@ -121,7 +121,7 @@ class Commands(unittest.TestCase):
             port=$(ls /sys/class/virtio-ports | head -n 1)
             device=virtio$(echo "$port" | sed 's/vport\\([0-9]*\\)p.*/\\1/')
             count() { awk -v name="$device-" 'index($0, name) { sum += $2 } END { print sum + 0 }' /proc/interrupts; }
-            before=$(count); sleep 7; echo $(($(count) - before))"""
+            before=$(count); sleep 13; echo $(($(count) - before))"""
         done = inside("sh", "-c", script)
         self.assertGreaterEqual(int(done.stdout), 2, done)
 
