@@ -44,6 +44,7 @@ fn main() -> ExitCode {
     };
     match options.mode {
         Mode::Helper => helper::run(),
+        Mode::Map(file) => helper::map::write(file, std::env::args().skip(1)),
         Mode::Init => boot::init(),
         Mode::Unix(folder) => serve_unix(&folder),
         Mode::Help => {

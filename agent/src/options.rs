@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::helper::map;
+
 /// Text of `--help`.
 pub const HELP: &str = "\
 koya-agent: PID 1 of a Koya guest
@@ -38,6 +40,8 @@ pub enum Mode {
     Unix(PathBuf),
     /// The one-threaded process that enters namespaces.
     Helper,
+    /// Writes a file with the ids of a user namespace, as that program does.
+    Map(&'static str),
     /// Prints its help.
     Help,
     /// Prints its version.
@@ -54,7 +58,13 @@ pub struct Options {
 impl Options {
     /// From this process's arguments and its pid.
     pub fn from_environment() -> Result<Self, OptionsError> {
-        let mut arguments = std::env::args_os().skip(1).peekable();
+        let mut arguments = std::env::args_os().peekable();
+        let name = arguments.next().unwrap_or_default();
+        if let Some(file) = map::file_of(&name) {
+            return Ok(Self {
+                mode: Mode::Map(file),
+            });
+        }
         if arguments.peek().is_some_and(|verb| verb == HELPER) {
             return Ok(Self { mode: Mode::Helper });
         }

@@ -73,6 +73,19 @@ pub enum CliError {
     /// Taking over signals.
     #[error("cannot take over signals")]
     Signals(#[source] io::Error),
+    /// Nobody types an archive.
+    #[error(
+        "no archive: name one (koya load PATH), or send it to standard input (docker save IMAGE | koya load)"
+    )]
+    NoArchive,
+    /// There is no room for it, or it cannot be read.
+    #[error("cannot take the archive from standard input")]
+    Archive(#[source] io::Error),
+    /// A container cannot be both.
+    #[error(
+        "--rm and --restart exclude each other: a container that is removed at its end cannot be started again"
+    )]
+    RemoveOrRestart,
     /// Neither the image nor the user says what to run.
     #[error("no command specified: the image has none, so give one behind its name")]
     NoCommand,

@@ -1,10 +1,15 @@
 //! `koya load`, `images` and `rmi`, and the image that `koya run` names.
 
+use std::fs::File;
 use std::io::{self, IsTerminal};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::process::ExitCode;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use koya_image::{Event, Image, ImageError, Progress, PullOptions, Reference, Source, Store};
+use rustix::fs::OFlags;
 use serde_json::json;
 
 use crate::args::{ListArgs, LoadArgs, NamesArgs, PullArgs, TagArgs};
@@ -98,13 +103,39 @@ fn show(bar: &ProgressBar, event: Event<'_>) {
     }
 }
 
+/// What comes over standard input, in a file without a name: an archive is read more than once.
+fn spool(folder: &Path) -> Result<File, CliError> {
+    let mut input = io::stdin().lock();
+    if input.is_terminal() {
+        return Err(CliError::NoArchive);
+    }
+    let mut file = File::options()
+        .read(true)
+        .write(true)
+        .custom_flags(OFlags::TMPFILE.bits().cast_signed())
+        .open(folder)
+        .map_err(CliError::Archive)?;
+    match io::copy(&mut input, &mut file).map_err(CliError::Archive)? {
+        0 => Err(CliError::NoArchive),
+        _ => Ok(file),
+    }
+}
+
 /// `koya load`
 ///
 /// # Errors
 /// [`CliError::Image`]
 pub fn load(args: &LoadArgs) -> Result<ExitCode, CliError> {
-    let store = Home::find()?.images()?;
-    let source = Source::parse(&args.input)?;
+    let home = Home::find()?;
+    let store = home.images()?;
+    let spooled;
+    let source = match args.path.as_ref().or(args.input.as_ref()) {
+        Some(path) => Source::parse(path)?,
+        None => {
+            spooled = spool(home.folder())?;
+            Source::parse(&format!("/proc/self/fd/{}", spooled.as_raw_fd()))?
+        }
+    };
     for image in with_bar(|progress| store.load_all(&source, progress))? {
         if args.quiet {
             crate::print(&image.id().to_string())?;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use koya_sandbox::network::Networks;
-use koya_sandbox::state::{Container, Records, Status};
+use koya_sandbox::state::{Container, Health, Records, RestartPolicy, Status};
 use serde_json::{Value, json};
 
 use crate::args::InspectArgs;
@@ -55,6 +55,7 @@ fn describe(records: &Records, networks: &Networks, container: &Container) -> Va
         "Path": process.args.first(),
         "Args": process.args.get(1..).unwrap_or_default(),
         "State": state(container),
+        "RestartCount": container.restarts.count,
         "Image": settings.image_id,
         "LogPath": records.folder(&container.id).join("log"),
         "Config": {
@@ -70,9 +71,11 @@ fn describe(records: &Records, networks: &Networks, container: &Container) -> Va
             "StopSignal": settings.stop_signal,
             "StopTimeout": settings.stop_timeout,
             "Labels": settings.labels,
+            "Healthcheck": settings.health,
         },
         "HostConfig": {
             "AutoRemove": settings.auto_remove,
+            "RestartPolicy": restart(settings.restart),
             "Privileged": process.privileged,
             "ReadonlyRootfs": spec.read_only,
             "Init": settings.init,
@@ -123,12 +126,21 @@ fn network(networks: &Networks, container: &Container) -> Value {
     })
 }
 
+fn restart(policy: RestartPolicy) -> Value {
+    let most = match policy {
+        RestartPolicy::OnFailure { most } => most,
+        _ => 0,
+    };
+    json!({ "Name": policy.to_string(), "MaximumRetryCount": most })
+}
+
 fn state(container: &Container) -> Value {
     let exit = container.exit.clone().unwrap_or_default();
     json!({
         "Status": word(container.status),
-        "Running": matches!(container.status, Status::Running | Status::Paused),
+        "Running": matches!(container.status, Status::Running | Status::Paused | Status::Restarting),
         "Paused": container.status == Status::Paused,
+        "Restarting": container.status == Status::Restarting,
         "OOMKilled": exit.oom_killed,
         "Dead": container.status == Status::Dead,
         "Pid": container.pid.unwrap_or(0),
@@ -136,5 +148,22 @@ fn state(container: &Container) -> Value {
         "Error": exit.error,
         "StartedAt": date(container.started),
         "FinishedAt": date(container.finished),
+        "Health": container.health.as_ref().map(health),
+    })
+}
+
+fn health(health: &Health) -> Value {
+    let log = health.log.iter().map(|probe| {
+        json!({
+            "Start": date(probe.start),
+            "End": date(probe.end),
+            "ExitCode": probe.exit_code,
+            "Output": probe.output,
+        })
+    });
+    json!({
+        "Status": health.status.word(),
+        "FailingStreak": health.failing_streak,
+        "Log": log.collect::<Vec<_>>(),
     })
 }

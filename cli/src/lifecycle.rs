@@ -46,6 +46,10 @@ fn stop_one(records: &Records, container: &Container, time: Option<u64>) -> Resu
     if !container.is_active() {
         return Ok(());
     }
+    records.ask_to_stay(container)?;
+    let Some(container) = &run::woken(records, container) else {
+        return Ok(());
+    };
     let patience = Duration::from_secs(time.unwrap_or(container.settings.stop_timeout));
     // One that boots has nothing to stop yet.
     if let Ok(agent) = agent_of(records, container) {
@@ -69,7 +73,16 @@ fn stop_one(records: &Records, container: &Container, time: Option<u64>) -> Resu
 /// [`CliError`], when nothing could be done at all.
 pub fn kill(args: &KillArgs) -> Result<ExitCode, CliError> {
     each(&args.containers, |records, container| {
-        Ok(agent_of(records, container)?.signal(&container.id.as_str().into(), args.signal)?)
+        // Other signals may mean anything to it.
+        if [SIGKILL, container.settings.stop_signal].contains(&args.signal) {
+            records.ask_to_stay(container)?;
+        }
+        match run::woken(records, container) {
+            Some(container) => {
+                Ok(agent_of(records, &container)?.signal(&container.id.as_str().into(), args.signal)?)
+            }
+            None => Ok(()),
+        }
     })
 }
 
@@ -161,6 +174,7 @@ pub fn remove(records: &Records, container: &Container, force: bool) -> Result<(
         if !force {
             return Err(CliError::Runs(container.name.clone()));
         }
+        records.ask_to_stay(container)?;
         if is_alone(records, container)? {
             records.kill_vmm(&container.vm);
             end(records, container)?;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use koya_sandbox::network::Networks;
-use koya_sandbox::state::{Container, Status, now};
+use koya_sandbox::state::{Container, HealthStatus, Status, now};
 use serde_json::{Value, json};
 
 use crate::args::PsArgs;
@@ -17,7 +17,7 @@ const SHOWN_COMMAND: usize = 20;
 /// Digits of an image's digest that a table shows.
 const SHOWN_DIGEST: usize = 12;
 /// What `--filter` knows.
-const FILTERS: &str = "id, name, label, status, exited, vm, ancestor";
+const FILTERS: &str = "id, name, label, status, exited, vm, ancestor, restart, health";
 
 /// `koya ps`
 ///
@@ -69,7 +69,10 @@ pub fn ps(args: &PsArgs) -> Result<ExitCode, CliError> {
 }
 
 fn is_up(container: &Container) -> bool {
-    matches!(container.status, Status::Running | Status::Paused)
+    matches!(
+        container.status,
+        Status::Running | Status::Paused | Status::Restarting
+    )
 }
 
 /// A container as a list tells of it, in docker's words.
@@ -115,8 +118,18 @@ pub fn word(status: Status) -> &'static str {
         Status::Created | Status::Creating => "created",
         Status::Running => "running",
         Status::Paused => "paused",
+        Status::Restarting => "restarting",
         Status::Stopped => "exited",
         Status::Dead => "dead",
+    }
+}
+
+/// How it is doing, behind how long it is up.
+fn health(container: &Container) -> String {
+    match container.health.as_ref().map(|health| health.status) {
+        None => String::new(),
+        Some(HealthStatus::Starting) => " (health: starting)".to_owned(),
+        Some(found) => format!(" ({})", found.word()),
     }
 }
 
@@ -124,8 +137,9 @@ fn status(container: &Container) -> String {
     let code = container.exit.as_ref().map_or(0, |exit| exit.code);
     match container.status {
         Status::Created | Status::Creating => "Created".to_owned(),
-        Status::Running => format!("Up {}", since(container.started)),
+        Status::Running => format!("Up {}{}", since(container.started), health(container)),
         Status::Paused => format!("Up {} (Paused)", since(container.started)),
+        Status::Restarting => format!("Restarting ({code}) {}", ago(container.finished)),
         Status::Stopped => format!("Exited ({code}) {}", ago(container.finished)),
         Status::Dead => "Dead".to_owned(),
     }
@@ -215,6 +229,8 @@ impl Filter {
             "name" => container.name.contains(value),
             "vm" => container.vm.starts_with(value),
             "ancestor" => container.settings.image == value || container.settings.image_id.contains(value),
+            "health" => container.health.as_ref().map_or("none", |it| it.status.word()) == value,
+            "restart" => container.settings.restart.to_string() == value,
             "status" => word(container.status) == value,
             "exited" => {
                 let code = container.exit.as_ref().map(|exit| exit.code.to_string());

@@ -114,7 +114,8 @@ fn monitor(vm: &str) -> Result<ExitCode, CliError> {
     // Programs that it starts have no business with that socket.
     rustix::stdio::dup2_stdin(File::open("/dev/null")?).map_err(io::Error::from)?;
     let home = Home::find()?;
-    koya_sandbox::monitor::serve(&home.records()?, &home.shared(), &Parts::find()?, vm, first)?;
+    let (records, shared, parts) = (home.records()?, home.shared(), Parts::find()?);
+    koya_sandbox::monitor::serve(&records, &shared, &parts, &run::program()?, vm, first)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -119,19 +119,24 @@ pub fn start_again(args: &StartArgs) -> Result<ExitCode, CliError> {
         };
         let relay = Relay::start().map_err(CliError::Signals)?;
         let connection = match container.is_active() {
-            true => monitor::attach(&records, &container)?,
+            true if !waits(&container) => monitor::attach(&records, &container)?,
             // It was there before, and stays.
-            false => start(&records, &container, true, &relay, |_, _| {})?,
+            _ => start(&records, &container, true, &relay, |_, _| {})?,
         };
         return follow(&records, &container, connection, attachment, &relay);
     }
     lifecycle::each(&args.containers, |records, container| {
         let container = settled(records, container.clone());
-        if container.is_active() {
+        if container.is_active() && !waits(&container) {
             return Ok(());
         }
         start_detached(records, &container)
     })
+}
+
+/// Whether it will be started in a while, for which nobody has to wait who wants it now.
+fn waits(container: &Container) -> bool {
+    container.status == Status::Restarting
 }
 
 /// A container that somebody else is starting, or has just given up, when that is over.
@@ -145,6 +150,21 @@ fn settled(records: &Records, mut container: Container) -> Container {
         }
     }
     container
+}
+
+/// A container that was to be started again and has been asked to stay: as it runs, if it was too late for that; `None` once
+/// it stays as it is. Others are what they are.
+pub fn woken(records: &Records, container: &Container) -> Option<Container> {
+    let mut container = container.clone();
+    let begun = Instant::now();
+    while container.status == Status::Restarting && begun.elapsed() < SETTLING {
+        thread::sleep(PAUSE);
+        container = records.look(&container.id)?;
+        if !container.is_active() {
+            return None;
+        }
+    }
+    Some(settled(records, container))
 }
 
 /// Starts a container and leaves it running.
@@ -176,7 +196,10 @@ pub fn attach(args: &AttachArgs) -> Result<ExitCode, CliError> {
 }
 
 /// The program that becomes the monitor: this one.
-fn program() -> Result<Program, CliError> {
+///
+/// # Errors
+/// When the kernel does not tell its path.
+pub fn program() -> Result<Program, CliError> {
     Ok(Program {
         path: std::env::current_exe()?,
         arguments: vec!["monitor".to_owned()],

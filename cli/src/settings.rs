@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::env;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use koya_image::{Image, ImageConfig};
 use koya_sandbox::container::{ContainerSpec, Mount, ProcessSpec, Seccomp};
 use koya_sandbox::network::NetworkRequest;
-use koya_sandbox::state::{LogSettings, Settings, Vm, VmSettings, new_id};
+use koya_sandbox::state::{HealthCheck, LogSettings, RestartPolicy, Settings, Vm, VmSettings, new_id};
 use koya_sandbox::volumes::Volume;
 
-use crate::args::{HostArgs, ProcessArgs, RightsArgs, RunArgs};
+use crate::args::{HealthArgs, HostArgs, ProcessArgs, RightsArgs, RunArgs};
 use crate::error::CliError;
 use crate::{limits, signals, size};
 
@@ -33,6 +34,9 @@ const MAX_ENV_FILE: u64 = 1 << 20;
 /// # Errors
 /// [`CliError`], naming the option that is wrong.
 pub fn settings(args: &RunArgs, name: &str, image: &Image, home: &Path) -> Result<Settings, CliError> {
+    if args.rm && args.restart != RestartPolicy::No {
+        return Err(CliError::RemoveOrRestart);
+    }
     let config = image.config();
     let mut process = process(&args.process, command(args, config)?, config)?;
     process.system = args.system;
@@ -72,8 +76,38 @@ pub fn settings(args: &RunArgs, name: &str, image: &Image, home: &Path) -> Resul
         open_stdin: interactive || args.system,
         stdin_once: interactive && !args.detach && !args.process.tty && !args.system,
         auto_remove: args.rm,
+        restart: args.restart,
+        health: health(&args.health, config),
         labels: args.label.iter().map(|label| split(label)).collect(),
         log: log(args)?,
+    })
+}
+
+/// What the user says of a health check, where the image says something else or nothing.
+fn health(args: &HealthArgs, config: &ImageConfig) -> Option<HealthCheck> {
+    if args.no_healthcheck {
+        return None;
+    }
+    let image = config.health.clone().unwrap_or_default();
+    let command = args.health_cmd.as_deref().map(koya_image::HealthCheck::shell);
+    let command = command.unwrap_or(image.command);
+    let milliseconds = |wanted: Option<Duration>, image: u64, usual: u64| {
+        let wanted = wanted.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+        // 0 is docker's word for whatever is usual.
+        let found = wanted.filter(|time| *time > 0).unwrap_or(image);
+        if found > 0 { found } else { usual }
+    };
+    let retries = args.health_retries.unwrap_or(image.retries);
+    (!command.is_empty()).then(|| HealthCheck {
+        command,
+        interval_ms: milliseconds(args.health_interval, image.interval_ms, HealthCheck::USUAL_MS),
+        timeout_ms: milliseconds(args.health_timeout, image.timeout_ms, HealthCheck::USUAL_MS),
+        start_period_ms: milliseconds(args.health_start_period, image.start_period_ms, 0),
+        retries: if retries > 0 {
+            retries
+        } else {
+            HealthCheck::USUAL_RETRIES
+        },
     })
 }
 

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use oci_spec::image::ImageConfiguration;
 
+use crate::health::HealthCheck;
+
 /// How to run an image, as plain data. Whatever its config leaves open is empty or `None`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ImageConfig {
@@ -21,6 +23,8 @@ pub struct ImageConfig {
     pub labels: BTreeMap<String, String>,
     /// `SIGTERM`, `RTMIN+3`, `15` and so on, as written.
     pub stop_signal: Option<String>,
+    /// How it is found out whether a container is well.
+    pub health: Option<HealthCheck>,
     /// Ports the image says it listens on, in order.
     pub exposed_ports: Vec<ExposedPort>,
     /// Absolute paths that should be volumes.
@@ -63,7 +67,19 @@ impl ImageConfig {
             .collect()
     }
 
-    pub(crate) fn from_oci(document: &ImageConfiguration) -> Self {
+    /// Reads an image's config.
+    ///
+    /// # Errors
+    /// When it is no such JSON.
+    pub(crate) fn parse(json: &[u8]) -> Result<Self, serde_json::Error> {
+        let document = serde_json::from_slice(json)?;
+        Ok(Self {
+            health: HealthCheck::of(json),
+            ..Self::from_oci(&document)
+        })
+    }
+
+    fn from_oci(document: &ImageConfiguration) -> Self {
         let mut config = Self {
             working_dir: "/".to_owned(),
             architecture: document.architecture().to_string(),
@@ -121,7 +137,7 @@ mod tests {
     use super::*;
 
     fn read(json: &str) -> ImageConfig {
-        ImageConfig::from_oci(&serde_json::from_str(json).unwrap())
+        ImageConfig::parse(json.as_bytes()).unwrap()
     }
 
     #[test]
@@ -140,6 +156,7 @@ mod tests {
             ("/srv", Some("www:www"))
         );
         assert_eq!(config.stop_signal.as_deref(), Some("SIGRTMIN+3"));
+        assert_eq!(config.health.unwrap().command, ["true"]);
         assert_eq!(config.volumes, ["/a", "/b"]);
         assert_eq!(config.labels.get("k").unwrap(), "v");
         let ports: Vec<_> = config

@@ -7,14 +7,16 @@
 //! ```
 //!
 //! [`v1`] holds the messages of `proto/agent.proto`, [`client`] a client over
-//! any connected socket, [`stream`] the header that a stream begins with, and
-//! [`error`] the kinds of errors both ends agree on.
+//! any connected socket, [`stream`] the header that a stream begins with,
+//! [`names`] what a stream of questions carries, and [`error`] the kinds of
+//! errors both ends agree on.
 
 // Denied and not forbidden, for the generated code to say that it may (it does not).
 #![deny(unsafe_code)]
 
 pub mod client;
 pub mod error;
+pub mod names;
 pub mod stream;
 
 #[allow(missing_docs, unused_qualifications, clippy::all)]
@@ -41,7 +43,7 @@ pub mod v1 {
 /// Version of this protocol whose change breaks older peers.
 pub const PROTOCOL_MAJOR: u32 = 1;
 /// Version of this protocol that grows with every addition.
-pub const PROTOCOL_MINOR: u32 = 1;
+pub const PROTOCOL_MINOR: u32 = 2;
 
 /// ttRPC name of the service.
 pub const SERVICE: &str = "koya.agent.v1.Agent";

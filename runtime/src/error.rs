@@ -11,6 +11,7 @@ use koya_sandbox::bundle::BundleError;
 use koya_sandbox::network::NamespaceError;
 use koya_sandbox::network::takeover::TakeoverError;
 use koya_sandbox::parts::PartsError;
+use koya_sandbox::settings::SettingsError;
 use koya_sandbox::signals::SignalError;
 use koya_sandbox::volumes::VolumeError;
 
@@ -89,6 +90,9 @@ pub enum RuntimeError {
     /// The process to run in a container.
     #[error("{0}")]
     Process(String),
+    /// The operator's file.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
     /// A part is missing.
     #[error(transparent)]
     Parts(#[from] PartsError),

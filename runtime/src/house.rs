@@ -15,9 +15,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use koya_proto::RPC_PORT;
-use koya_proto::client::{AgentClient, connect};
+use koya_proto::client::{AgentClient, connect, connect_as};
 use koya_proto::error::ErrorKind;
+use koya_proto::{PROTOCOL_MAJOR, PROTOCOL_MINOR, RPC_PORT};
 use koya_sandbox::bundle::{Neighbour, Neighbours};
 use koya_sandbox::volumes::{LaterVolumes, Volume, Volumes};
 use koya_sandbox::{Sandbox, hybrid, vsock};
@@ -28,6 +28,8 @@ use crate::store::Store;
 
 /// The agent accepts at once; an emulated host is slow.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How long one may take to answer at the end of a container, for which an engine waits. Whoever deletes it tries again.
+const ANSWERING: Duration = Duration::from_millis(1500);
 /// How long an agent may take to remove a container.
 const REMOVING: Duration = Duration::from_secs(5);
 /// Until another try, while it makes one.
@@ -56,11 +58,17 @@ pub fn door(store: &Store, record: &Record) -> PathBuf {
 
 /// The agent behind such a socket.
 pub fn reach(vsock: &Path) -> Result<AgentClient, RuntimeError> {
-    Ok(connect(call(vsock)?)?)
+    Ok(connect(call(vsock, PATIENCE)?)?)
 }
 
-fn call(vsock: &Path) -> Result<UnixStream, RuntimeError> {
-    hybrid::connect(vsock, RPC_PORT, PATIENCE).map_err(RuntimeError::system("reach the container's agent"))
+/// The same, for those who have no time for a guest that hangs.
+fn reach_within(vsock: &Path, patience: Duration) -> Result<AgentClient, RuntimeError> {
+    let line = call(vsock, patience)?;
+    Ok(connect_as(line, PROTOCOL_MAJOR, PROTOCOL_MINOR, patience)?)
+}
+
+fn call(vsock: &Path, patience: Duration) -> Result<UnixStream, RuntimeError> {
+    hybrid::connect(vsock, RPC_PORT, patience).map_err(RuntimeError::system("reach the container's agent"))
 }
 
 /// Removes what a container has left in the microVM of another one, whose monitor was killed or has ended.
@@ -75,7 +83,7 @@ pub fn forget(store: &Store, record: &Record) -> Result<(), RuntimeError> {
     if first.status == Status::Stopped {
         return Ok(());
     }
-    let deleted = reach(&door(store, record)).and_then(|agent| delete(&agent, &record.id));
+    let deleted = reach_within(&door(store, record), REMOVING).and_then(|agent| delete(&agent, &record.id));
     let removed = match first.server {
         Some(server) if server.is_there() => {
             LaterVolumes::remove(server.pid, record.served.as_deref().unwrap_or(&record.id))
@@ -140,7 +148,7 @@ impl House {
         let server = server.ok_or_else(gone)?;
         let name = record.served.as_ref().unwrap_or(&record.id);
         let vsock = door(store, record);
-        let line = call(&vsock)?;
+        let line = call(&vsock, PATIENCE)?;
         let copy = line
             .try_clone()
             .map_err(RuntimeError::system("keep a connection"))?;
@@ -198,7 +206,7 @@ impl House {
                     return;
                 };
                 // On a line of its own, as the other one is cut. With the microVM the container is gone as well.
-                if let Ok(agent) = reach(&guest.vsock) {
+                if let Ok(agent) = reach_within(&guest.vsock, ANSWERING) {
                     let _ = delete(&agent, &guest.id);
                 }
                 drop(volumes);

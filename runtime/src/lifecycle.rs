@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use crate::args::{DeleteArgs, KillArgs};
 use crate::control::{Request, ask};
 use crate::error::RuntimeError;
-use crate::record::{Process, Record, Status};
+use crate::record::{Process, Record, Status, TakenOver};
 use crate::{Context, hooks, house, print};
 
 /// How long a container may take to end that was killed.
@@ -169,6 +169,9 @@ fn remove_cgroup(cgroup: &Path) {
 /// Removes what is left of a container without processes, and tells those who want to know.
 pub fn clear(context: &Context, record: &Record) {
     if let Err(error) = house::forget(&context.store, record) {
+        context.log.warn(&error.one_line());
+    }
+    if let Some(Err(error)) = record.network.as_ref().map(TakenOver::give_back) {
         context.log.warn(&error.one_line());
     }
     if let Some(cgroup) = &record.cgroup {

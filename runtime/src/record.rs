@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use koya_sandbox::bundle::Hooks;
+use koya_sandbox::network::{Namespace, takeover};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+
+use crate::error::RuntimeError;
 
 /// Where a container is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,13 +75,17 @@ impl Process {
     }
 }
 
-/// Field 3 of /proc/PID/stat: a process that only waits for somebody to ask how it ended.
+/// Fields 3 and 20 of /proc/PID/stat: a process that only waits for somebody to ask how it ended. While another thread of it
+/// is on its way out, its files are still open.
 fn has_ended(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat
-        .rsplit_once(')')
-        .and_then(|(_, rest)| rest.split_whitespace().next());
+    let Some((_, fields)) = stat.rsplit_once(')') else {
+        return true;
+    };
+    let mut fields = fields.split_whitespace();
+    let (state, threads) = (fields.next(), fields.nth(16));
     matches!(state, None | Some("Z" | "X"))
+        && !threads.is_some_and(|threads| threads != "0" && threads != "1")
 }
 
 /// Field 22 of /proc/PID/stat (proc(5)); the second is a name that may hold anything.
@@ -130,6 +137,42 @@ pub struct Record {
     pub first: Value,
     /// The cgroup that was made for it on the host.
     pub cgroup: Option<PathBuf>,
+    /// The network namespace that its microVM has taken over, if somebody else has made it.
+    #[serde(default)]
+    pub network: Option<TakenOver>,
+}
+
+/// A network namespace that may be there longer than a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TakenOver {
+    /// Where it was.
+    path: PathBuf,
+    /// Device and number of its file: another one may be there by now.
+    identity: (u64, u64),
+}
+
+impl TakenOver {
+    /// The one that is at `path` now.
+    pub fn of(path: &Path) -> Option<Self> {
+        let identity = Namespace::open(path).ok()?.identity().ok()?;
+        Some(Self {
+            path: path.to_owned(),
+            identity,
+        })
+    }
+
+    /// Leaves nothing in it. One that is gone is as wished.
+    ///
+    /// # Errors
+    /// [`RuntimeError`]
+    pub fn give_back(&self) -> Result<(), RuntimeError> {
+        match Namespace::open(&self.path) {
+            Ok(namespace) if namespace.identity().ok() == Some(self.identity) => {
+                Ok(takeover::give_back(&namespace)?)
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Record {
@@ -181,6 +224,7 @@ pub mod tests {
             hooks: Hooks::default(),
             first: Value::Null,
             cgroup: None,
+            network: None,
         }
     }
 

@@ -3,6 +3,7 @@
 //! ```text
 //!  ROOT/ID/state.json   replaced by renames
 //!  ROOT/ID/lock         held by whoever creates the container, then by its monitor
+//!  ROOT/ID/oom          a process of it was killed for want of memory; the shim of containerd looks for it
 //!  ROOT/ID/m.sock       the monitor's; v.sock, api.sock, fs.sock: the microVM's
 //!  ROOT/.parts          the guest's first file system, made once
 //!  ROOT/.new-ID-PID     a folder that PID makes; .gone-ID-PID: one that PID removes
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use koya_sandbox::rights;
 use rustix::fs::{FlockOperation, flock};
 
 use crate::error::RuntimeError;
@@ -28,6 +30,8 @@ use crate::record::{Record, Status};
 const STATE: &str = "state.json";
 /// Held as long as it lives.
 const LOCK: &str = "lock";
+/// There if it ran out of memory.
+const OOM: &str = "oom";
 /// Longest id.
 const LONGEST: usize = 128;
 /// Longest state that is read.
@@ -55,7 +59,7 @@ impl Store {
         let root = root.unwrap_or_else(|| {
             let session = std::env::var_os("XDG_RUNTIME_DIR").filter(|folder| !folder.is_empty());
             match session {
-                Some(folder) if !is_real_root() => Path::new(&folder).join("koya-runtime"),
+                Some(folder) if !rights::is_root_of_host() => Path::new(&folder).join("koya-runtime"),
                 _ => PathBuf::from("/run/koya-runtime"),
             }
         });
@@ -163,6 +167,15 @@ impl Store {
         write(&self.folder(&record.id), record)
     }
 
+    /// Notes that a process of a container was killed for want of memory.
+    ///
+    /// # Errors
+    /// [`RuntimeError::File`]
+    pub fn note_oom(&self, id: &str) -> Result<(), RuntimeError> {
+        let path = self.folder(id).join(OOM);
+        fs::write(&path, "").map_err(RuntimeError::file("write", &path))
+    }
+
     /// Whether whoever creates or keeps a container lives.
     pub fn is_alive(&self, id: &str) -> bool {
         is_held(&self.folder(id))
@@ -262,13 +275,6 @@ fn check(id: &str) -> Result<(), RuntimeError> {
         true => Ok(()),
         false => Err(RuntimeError::Id(id.chars().take(LONGEST).collect())),
     }
-}
-
-/// Root of the host, and not of a user namespace.
-fn is_real_root() -> bool {
-    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    let mut fields = map.split_whitespace();
-    rustix::process::geteuid().is_root() && (fields.next(), fields.next()) == (Some("0"), Some("0"))
 }
 
 #[cfg(test)]

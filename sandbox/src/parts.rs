@@ -71,9 +71,21 @@ impl Parts {
     /// # Errors
     /// [`PartsError`], naming the first that is missing.
     pub fn find() -> Result<Self, PartsError> {
+        Self::find_with(None)
+    }
+
+    /// Finds them, with a kernel that the operator has chosen, unless `KOYA_KERNEL` names another one.
+    ///
+    /// # Errors
+    /// As [`Self::find`].
+    pub fn find_with(kernel: Option<&Path>) -> Result<Self, PartsError> {
+        let (name, variable) = ("vmlinux", "KOYA_KERNEL");
         Ok(Self {
             vmm: find("koya-vmm", "KOYA_VMM")?,
-            kernel: find("vmlinux", "KOYA_KERNEL")?,
+            kernel: match kernel.filter(|_| env::var_os(variable).is_none()) {
+                Some(kernel) => std::path::absolute(kernel).unwrap_or_else(|_| kernel.to_owned()),
+                None => find(name, variable)?,
+            },
             agent: find("koya-agent", "KOYA_AGENT")?,
         })
     }

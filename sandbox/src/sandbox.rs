@@ -176,6 +176,22 @@ impl Sandbox {
         end(&mut self.vmm.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
+    /// Whether its VMM has ended, or does so within this time.
+    pub fn has_ended(&self, patience: Duration) -> bool {
+        let begun = Instant::now();
+        loop {
+            let mut vmm = self.vmm.lock().unwrap_or_else(PoisonError::into_inner);
+            if !matches!(vmm.try_wait(), Ok(None)) {
+                return true;
+            }
+            drop(vmm);
+            if begun.elapsed() >= patience {
+                return false;
+            }
+            thread::sleep(LOOK);
+        }
+    }
+
     /// Why it does not run any more, as far as the guest's console tells.
     pub fn last_words(&self) -> Option<String> {
         self.console.last_line()

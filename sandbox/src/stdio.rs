@@ -70,7 +70,11 @@ pub fn open(vsock: &Path, wanted: Wanted) -> io::Result<(v1::Stdio, Streams)> {
     Ok((named, streams))
 }
 
-fn connect(vsock: &Path, field: &mut Vec<u8>) -> io::Result<UnixStream> {
+/// Opens one stream, and writes its token into the field of the request that names it.
+///
+/// # Errors
+/// As [`open`].
+pub fn connect(vsock: &Path, field: &mut Vec<u8>) -> io::Result<UnixStream> {
     let token = Token::random()?;
     let mut connection = hybrid::connect(vsock, STREAM_PORT, PATIENCE)?;
     connection.write_all(&stream::encode(token))?;

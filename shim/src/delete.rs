@@ -49,6 +49,8 @@ fn remove_socket(bundle: &Path) {
         return;
     };
     let path = Path::new(address.trim().trim_start_matches("unix://"));
+    // Another container of the pod may start a shim there at the same time.
+    let Ok(_held) = place::lock(path) else { return };
     if UnixStream::connect(path).is_err() {
         let _ = fs::remove_file(path);
     }

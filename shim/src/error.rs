@@ -55,8 +55,11 @@ pub enum TaskError {
     #[error("cannot {0}")]
     System(&'static str, #[source] io::Error),
     /// A stream that goes where this shim brings nothing.
-    #[error("{0:?} is no stream; want a FIFO's path, file:///PATH, or nothing")]
+    #[error("{0:?} is no stream; want a FIFO's path, file:///PATH, binary:///PATH?KEY=VALUE, or nothing")]
     Stream(String),
+    /// A program that was to take output.
+    #[error("the logger {0:?} has ended or was not ready in time; a logger closes descriptor 5 when it is")]
+    Logger(PathBuf),
     /// A container's root cannot be mounted.
     #[error("cannot mount {kind} from {from:?} at {at:?}")]
     Mount {

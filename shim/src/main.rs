@@ -20,6 +20,7 @@ mod place;
 mod publish;
 mod reaper;
 mod runtime;
+mod seat;
 mod serve;
 mod start;
 mod stdio;

@@ -1,8 +1,12 @@
 //! Where things are.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest, Sha256};
+
+use crate::error::TaskError;
 
 /// Where shims listen, as those of other runtimes do.
 const SOCKETS: &str = "/run/containerd/s";
@@ -28,6 +32,17 @@ pub fn socket(containerd: &str, namespace: &str, group: &str) -> PathBuf {
         .map(|byte| format!("{byte:02x}"))
         .collect::<String>();
     Path::new(SOCKETS).join(digits)
+}
+
+/// Locks the folder of a socket, so that nobody else makes or removes one there; until what this answers is dropped.
+///
+/// # Errors
+/// [`TaskError::File`], [`TaskError::System`]
+pub fn lock(socket: &Path) -> Result<File, TaskError> {
+    let folder = socket.parent().unwrap_or(Path::new("/"));
+    let open = File::open(folder).map_err(TaskError::file("open", folder))?;
+    flock(&open, FlockOperation::LockExclusive).map_err(TaskError::system("lock the folder of sockets"))?;
+    Ok(open)
 }
 
 #[cfg(test)]

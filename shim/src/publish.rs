@@ -61,6 +61,11 @@ impl Publisher {
         })
     }
 
+    /// containerd's namespace.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
     /// Sends an event, sooner or later.
     pub fn publish(&self, topic: &'static str, name: &str, event: &impl Message) {
         let Some(letters) = &self.letters else { return };

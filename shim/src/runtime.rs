@@ -78,8 +78,13 @@ impl Runtime {
     }
 
     /// Whose children the processes are that it leaves behind.
-    pub fn reaper(&self) -> &Reaper {
+    pub fn reaper(&self) -> &Arc<Reaper> {
         &self.reaper
+    }
+
+    /// Whether a process of a container that has ended was killed for want of memory. The runtime leaves a note of that.
+    pub fn was_out_of_memory(&self, id: &str) -> bool {
+        self.root.join(id).join("oom").exists()
     }
 
     /// Runs a command of `words`, the first of which is its name.

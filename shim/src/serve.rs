@@ -48,11 +48,12 @@ pub fn serve(args: &Args) -> Result<(), TaskError> {
         .register_service(methods);
     server.start().map_err(failed)?;
     tasks.await_end();
-    publisher.flush(LAST_EVENTS);
-    thread::sleep(LAST_ANSWER);
+    // At once: whoever looks for a shim from now on starts another one.
     if let Some(socket) = &args.socket {
         let _ = fs::remove_file(socket);
     }
+    publisher.flush(LAST_EVENTS);
+    thread::sleep(LAST_ANSWER);
     // Calls that wait for nothing any more end with it.
     std::process::exit(0);
 }

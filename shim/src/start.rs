@@ -2,7 +2,7 @@
 //! pod have one.
 
 use std::env;
-use std::fs::{self, DirBuilder, File, Permissions};
+use std::fs::{self, DirBuilder, Permissions};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
@@ -11,7 +11,6 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use koya_sandbox::sockets;
-use rustix::fs::{FlockOperation, flock};
 
 use crate::args::Args;
 use crate::bundle::Bundle;
@@ -39,8 +38,7 @@ pub fn start(args: &Args) -> Result<String, TaskError> {
         .create(folder)
         .map_err(TaskError::file("make", folder))?;
     // Two containers of a pod may come at the same time.
-    let lock = File::open(folder).map_err(TaskError::file("open", folder))?;
-    flock(&lock, FlockOperation::LockExclusive).map_err(TaskError::system("lock the folder of sockets"))?;
+    let _held = place::lock(&socket)?;
     if UnixStream::connect(&socket).is_err() {
         launch(args, &socket)?;
     }

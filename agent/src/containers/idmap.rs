@@ -73,6 +73,11 @@ impl IdMap {
         Ok((first(&self.users)?, first(&self.groups)?))
     }
 
+    /// Whether there are several ranges of users or groups.
+    pub fn has_several(&self) -> bool {
+        self.users.len().max(self.groups.len()) > 1
+    }
+
     /// The contents of uid_map and gid_map.
     fn texts(&self) -> [String; 2] {
         [&self.users, &self.groups].map(|ranges| {

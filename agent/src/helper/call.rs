@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use koya_proto::error::{AgentError, ErrorKind};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 
-use super::{Reply, Request};
+use super::{Reply, Request, map};
 use crate::children::Children;
 use crate::error::{Result, deadline as passed, runtime};
 use crate::options::HELPER;
@@ -47,6 +47,11 @@ impl Call<'_> {
         let (ours, theirs) = UnixStream::pair().map_err(failed())?;
         let mut command = Command::new("/proc/self/exe");
         command.arg(HELPER).env_clear();
+        if let Request::Create { bundle, .. } = self.request
+            && map::is_in(bundle)
+        {
+            command.env("PATH", bundle);
+        }
         match self.ends {
             Some(ends) => command.stdin(ends.stdin).stdout(ends.stdout).stderr(ends.stderr),
             None => command

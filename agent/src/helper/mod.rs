@@ -16,6 +16,7 @@ mod create;
 mod exec;
 mod identity;
 mod init;
+pub mod map;
 mod namespace;
 mod program;
 mod room;

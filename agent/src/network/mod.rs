@@ -9,6 +9,7 @@
 
 mod apply;
 mod dial;
+mod names;
 mod netlink;
 mod plan;
 
@@ -20,6 +21,7 @@ use koya_proto::v1::ConfigureNetworkRequest;
 use nix::sched::{CloneFlags, setns};
 
 pub use dial::dial;
+pub use names::serve as serve_names;
 
 use crate::containers::Containers;
 use crate::error::{Result, runtime, state};

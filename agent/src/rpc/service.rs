@@ -205,6 +205,11 @@ impl v1::Agent for Service {
         empty()
     }
 
+    fn serve_names(&self, context: &TtrpcContext, request: v1::ServeNamesRequest) -> Answer<v1::Empty> {
+        network::serve_names(&self.containers, &request, deadline(context))?;
+        empty()
+    }
+
     fn stat_path(
         &self,
         context: &TtrpcContext,

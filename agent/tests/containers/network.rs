@@ -5,8 +5,9 @@ use std::net::{Shutdown, TcpListener};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use koya_proto::names::{Name, Transport};
 use koya_proto::stream::Token;
-use koya_proto::v1::{ConfigureNetworkRequest, DialRequest, Interface, Neighbour, Route};
+use koya_proto::v1::{ConfigureNetworkRequest, DialRequest, Interface, Neighbour, Route, ServeNamesRequest};
 
 use crate::place::{LONG, Place, output, process, shell};
 
@@ -179,5 +180,80 @@ fn a_port_of_the_loopback_device_is_dialled() {
     let mut idle = dial(&place, "web", 7).unwrap();
     place.client.delete("web", true).unwrap();
     assert_eq!(idle.read(&mut [0; 1]).unwrap(), 0);
+    place.assert_gone("web");
+}
+
+/// What a name server says that knows one address, of any name: a DNS message without and with an answer.
+fn answer(question: &[u8], address: [u8; 4]) -> Vec<u8> {
+    let wants_ipv4 = question.ends_with(&[0, 1, 0, 1]);
+    let mut message = question.to_vec();
+    message[2..4].copy_from_slice(&[0x81, 0x80]);
+    if wants_ipv4 {
+        message[7] = 1;
+        message.extend([0xc0, 0x0c, 0, 1, 0, 1, 0, 0, 0, 9, 0, 4]);
+        message.extend(address);
+    }
+    message
+}
+
+#[test]
+fn names_that_a_container_asks_for_are_answered_by_the_host() {
+    let place = Place::new();
+    let script = "nslookup far.example 127.0.0.11; printf '\\000\\003why' | nc -w 5 127.0.0.11 53 | tail -c +3; \
+                  nc -l -p 53 > /dev/null & sleep 1; grep -c :0035 /proc/net/tcp; kill $!";
+    let mut request = place.request("web", &shell(script));
+    let (stdio, out) = output();
+    request.stdio = Some(stdio).into();
+    place.client.create(request).unwrap();
+    let network = ConfigureNetworkRequest {
+        id: "web".into(),
+        ..Default::default()
+    };
+    place.client.configure_network(&network).unwrap();
+    let mut request = ServeNamesRequest {
+        id: "web".into(),
+        address: "127.0.0.1".into(),
+        ..Default::default()
+    };
+    let refused = |request: &ServeNamesRequest| place.client.serve_names(request).unwrap_err().to_string();
+    assert!(refused(&request).contains("127.0.0.2 to"));
+    request.address = "127.0.0.11".into();
+    assert!(refused(&request).contains("want a token"));
+    let token = Token::random().unwrap();
+    request.stream = token.to_field();
+    let host = place.stream(token);
+    place.client.serve_names(&request).unwrap();
+    let mut output = place.stream(out);
+    place.client.start("web").unwrap();
+    let mut asked = Vec::new();
+    while let Some(mut name) = Name::read(&host).unwrap() {
+        asked.push(name.transport);
+        name.message = match name.transport {
+            Transport::Udp => answer(&name.message, [10, 1, 2, 3]),
+            Transport::Tcp => [b"because ", name.message.as_slice()].concat(),
+        };
+        // One that nobody has asked for is nobody's.
+        let lost = Name {
+            tag: name.tag ^ 0x8000,
+            ..name.clone()
+        };
+        for name in [lost, name] {
+            (&host).write_all(&name.encode().unwrap()).unwrap();
+        }
+    }
+    // The stream has ended with the container.
+    let mut text = String::new();
+    output.read_to_string(&mut text).unwrap();
+    assert!(
+        asked.contains(&Transport::Udp) && asked.contains(&Transport::Tcp),
+        "{asked:?}"
+    );
+    assert!(text.contains("Address: 10.1.2.3"), "{text}");
+    assert!(text.contains("because why"), "{text}");
+    assert!(
+        text.trim_end().ends_with('1'),
+        "port 53 is the container's own: {text}"
+    );
+    place.client.delete("web", false).unwrap();
     place.assert_gone("web");
 }

@@ -10,7 +10,7 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
-pub use run::{HostArgs, LimitArgs, ProcessArgs, RightsArgs, RunArgs, ShareArgs};
+pub use run::{HealthArgs, HostArgs, LimitArgs, ProcessArgs, RightsArgs, RunArgs, ShareArgs};
 pub use setup::{EngineArgs, FileArgs, KubernetesArgs, SetupCommand};
 pub use usage::one_line;
 
@@ -303,9 +303,13 @@ pub struct RmArgs {
 /// `koya load`
 #[derive(Debug, Args)]
 pub struct LoadArgs {
-    /// An OCI layout, an archive of `docker save`, or a root file system as tar or folder
+    /// An OCI layout, an archive of `docker save`, or a root file system as tar or folder; standard input if none is
+    /// named
     #[arg(value_name = "PATH", value_parser = path)]
-    pub input: String,
+    pub path: Option<String>,
+    /// The same, as docker's users name it
+    #[arg(short, long, value_name = "PATH", value_parser = path, conflicts_with = "path")]
+    pub input: Option<String>,
     /// Say nothing but the image's id
     #[arg(short, long)]
     pub quiet: bool,

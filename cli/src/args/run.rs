@@ -2,10 +2,12 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 use koya_sandbox::container::Ulimit;
 use koya_sandbox::network::PortMapping;
+use koya_sandbox::state::RestartPolicy;
 
 /// What a process is, wherever it runs.
 #[derive(Debug, Args)]
@@ -42,6 +44,9 @@ pub struct RunArgs {
     /// Remove the container when it has ended
     #[arg(long)]
     pub rm: bool,
+    /// Start it again when it has ended: no, on-failure[:TIMES], always, unless-stopped
+    #[arg(long, default_value_t, value_name = "POLICY", hide_default_value = true)]
+    pub restart: RestartPolicy,
     /// A name for the container
     #[arg(long)]
     pub name: Option<String>,
@@ -69,6 +74,9 @@ pub struct RunArgs {
     /// Say something about it
     #[arg(short, long, value_name = "NAME[=VALUE]")]
     pub label: Vec<String>,
+    /// How it is found out whether it is well.
+    #[command(flatten)]
+    pub health: HealthArgs,
     /// Signal that asks it to stop
     #[arg(long, value_name = "SIGNAL", value_parser = crate::signals::parse)]
     pub stop_signal: Option<u32>,
@@ -128,6 +136,33 @@ impl RunArgs {
         let image = usize::from(self.directory.is_none());
         self.image_and_command.iter().skip(image).cloned().collect()
     }
+}
+
+/// How it is found out whether a container is well.
+#[derive(Debug, Args)]
+pub struct HealthArgs {
+    /// Run this in it, by its shell, from time to time: exit code 0 is health
+    #[arg(long, value_name = "COMMAND", conflicts_with = "no_healthcheck")]
+    pub health_cmd: Option<String>,
+    /// How long to wait before each run, as 30s
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub health_interval: Option<Duration>,
+    /// How long a run may take, as 30s
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub health_timeout: Option<Duration>,
+    /// How long after its start failures do not count
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub health_start_period: Option<Duration>,
+    /// Failures in a row that make it unhealthy
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    pub health_retries: Option<u32>,
+    /// Run no health check, also if the image has one
+    #[arg(long)]
+    pub no_healthcheck: bool,
+}
+
+fn parse_time(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| format!("{error}; want a time as 30s or 1m30s"))
 }
 
 /// Where a container is to live.

@@ -4,8 +4,6 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 
-use oci_spec::image::ImageConfiguration;
-
 use super::lock::Lock;
 use super::{Image, Store, StoreError, damaged, file};
 use crate::{Digest, ImageConfig, ImageError, Reference};
@@ -252,12 +250,12 @@ impl Store {
         if actual != *id {
             return Err(StoreError::Altered { path, actual }.into());
         }
-        let config: ImageConfiguration = serde_json::from_slice(&bytes).map_err(damaged(&path))?;
+        let config = ImageConfig::parse(&bytes).map_err(damaged(&path))?;
         let names = self.index()?.names.into_iter().filter(|(_, named)| named == id);
         Ok(Image {
             record,
             names: names.map(|(name, _)| name).collect(),
-            config: ImageConfig::from_oci(&config),
+            config,
             config_json: String::from_utf8_lossy(&bytes).into_owned(),
         })
     }

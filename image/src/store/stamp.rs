@@ -20,7 +20,11 @@ pub(super) fn of(source: &Source) -> Result<Option<(String, Digest)>, ImageError
         path: path.to_owned(),
         source,
     };
-    let canonical = fs::canonicalize(path).map_err(fault)?;
+    let canonical = match fs::canonicalize(path) {
+        // A file without a name has no other path than that of its descriptor.
+        Err(_) if path.is_file() => path.to_owned(),
+        outcome => outcome.map_err(fault)?,
+    };
     let text = source.to_string();
     let key = text.replacen(&path.display().to_string(), &canonical.display().to_string(), 1);
     let found = fs::metadata(&canonical).map_err(fault)?;

@@ -21,6 +21,7 @@
 mod connection;
 mod error;
 mod frame;
+mod network;
 #[cfg(test)]
 mod tests;
 
@@ -373,23 +374,6 @@ impl AgentClient {
             ..Default::default()
         };
         self.tell("Update", &request)
-    }
-
-    /// Moves network devices into a container and sets them up.
-    ///
-    /// # Errors
-    /// [`ErrorKind::ERROR_KIND_NOT_FOUND`] if no device has the address;
-    /// [`ErrorKind::ERROR_KIND_INVALID`], [`ErrorKind::ERROR_KIND_RUNTIME`].
-    pub fn configure_network(&self, request: &v1::ConfigureNetworkRequest) -> Result<(), ClientError> {
-        self.tell("ConfigureNetwork", request)
-    }
-
-    /// Joins a stream to a TCP port of a container's loopback device.
-    ///
-    /// # Errors
-    /// [`ErrorKind::ERROR_KIND_RUNTIME`] if nobody listens there.
-    pub fn dial(&self, request: &v1::DialRequest) -> Result<(), ClientError> {
-        self.tell("Dial", request)
     }
 
     /// What is at a path of a container.

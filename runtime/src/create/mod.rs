@@ -22,8 +22,9 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
-use koya_sandbox::bundle::Plan;
+use koya_sandbox::bundle::{Network, Plan};
 use koya_sandbox::parts::Parts;
+use koya_sandbox::settings::Settings;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, waitpid};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -34,7 +35,7 @@ pub use stand_in::{fork_here, wait as stand_for};
 use crate::args::{CreateArgs, RunArgs};
 use crate::control::{receive, send};
 use crate::error::RuntimeError;
-use crate::record::{Process, Record, Status};
+use crate::record::{Process, Record, Status, TakenOver};
 use crate::store::Lock;
 use crate::streams::Own;
 use crate::{Context, console, hooks, house, lifecycle, signal, threads};
@@ -81,7 +82,8 @@ pub struct Birth {
 /// [`RuntimeError`]; nothing is left then.
 pub fn create(context: &Context, args: &CreateArgs) -> Result<Pid, RuntimeError> {
     let bundle = fs::canonicalize(&args.bundle).map_err(RuntimeError::file("find", &args.bundle))?;
-    let mut plan = Plan::read(&bundle, &args.id, &house::neighbours(&context.store))?;
+    let settings = Settings::read()?;
+    let mut plan = Plan::read(&bundle, &args.id, &house::neighbours(&context.store), &settings)?;
     if plan.terminal && args.console_socket.is_none() {
         return Err(RuntimeError::NoConsoleSocket);
     }
@@ -94,7 +96,10 @@ pub fn create(context: &Context, args: &CreateArgs) -> Result<Pid, RuntimeError>
         ));
     }
     context.log.no_descriptors(args.preserve_fds);
-    let (parts, virtiofsd) = (Parts::find()?, Parts::find_virtiofsd()?);
+    let (parts, virtiofsd) = (
+        Parts::find_with(settings.kernel.as_deref())?,
+        Parts::find_virtiofsd()?,
+    );
     let mut record = record(context, &args.id, &plan);
     let lock = context.store.make(&record)?;
     let (ours, theirs) = match UnixStream::pair() {
@@ -207,6 +212,10 @@ fn give_up<T>(
 
 fn record(context: &Context, id: &str, plan: &Plan) -> Record {
     let name = plan.cgroup.as_ref();
+    let network = match (&plan.network, &plan.house) {
+        (Network::Of(path), None) => TakenOver::of(path),
+        _ => None,
+    };
     Record {
         oci_version: plan.version.clone(),
         id: id.to_owned(),
@@ -225,6 +234,7 @@ fn record(context: &Context, id: &str, plan: &Plan) -> Record {
         hooks: plan.hooks.clone(),
         first: plan.config.get("process").cloned().unwrap_or(Value::Null),
         cgroup: name.and_then(|name| cgroup::path(name, context.systemd_cgroup)),
+        network,
     }
 }
 

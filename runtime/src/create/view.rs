@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
 use koya_sandbox::bundle::Plan;
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, StatVfsMountFlags, openat2, statvfs};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, UnmountFlags, mount_bind_recursive, mount_change, mount_remount,
     unmount,
@@ -41,7 +41,8 @@ fn enter(plan: &Plan) -> io::Result<()> {
                 && let Ok(mounted) = inside(&root, &volume.target)
             {
                 let mounted = format!("/proc/self/fd/{}", mounted.as_raw_fd());
-                mount_remount(&mounted, MountFlags::BIND | MountFlags::RDONLY, c"")?;
+                let flags = kept(&mounted)? | MountFlags::BIND | MountFlags::RDONLY;
+                mount_remount(&mounted, flags, c"")?;
             }
         }
     }
@@ -51,6 +52,20 @@ fn enter(plan: &Plan) -> io::Result<()> {
     unmount(".", UnmountFlags::DETACH)?;
     chdir("/")?;
     Ok(())
+}
+
+/// The options that a mount has: in a user namespace, none may be taken away that somebody above it has set.
+fn kept(mounted: &str) -> io::Result<MountFlags> {
+    let found = statvfs(mounted)?.f_flag;
+    let options = [
+        (StatVfsMountFlags::NOSUID, MountFlags::NOSUID),
+        (StatVfsMountFlags::NODEV, MountFlags::NODEV),
+        (StatVfsMountFlags::NOEXEC, MountFlags::NOEXEC),
+        (StatVfsMountFlags::NOATIME, MountFlags::NOATIME),
+        (StatVfsMountFlags::NODIRATIME, MountFlags::NODIRATIME),
+    ];
+    let set = options.into_iter().filter(|(flag, _)| found.contains(*flag));
+    Ok(set.fold(MountFlags::empty(), |all, (_, flag)| all | flag))
 }
 
 /// A place in the root file system, whose links lead nowhere out of it.

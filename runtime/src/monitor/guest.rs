@@ -1,38 +1,35 @@
 //! From a bundle's plan to a created container in a microVM.
 
 use std::fs;
-use std::path::Path;
 use std::sync::Mutex;
 
 use koya_proto::v1;
 use koya_proto::v1::root_filesystem::Source;
-use koya_sandbox::network::takeover::{Spare, Taken, take_over};
-use koya_sandbox::network::{Namespace, VmNetwork};
+use koya_sandbox::network::resolver;
 use koya_sandbox::stdio;
 use koya_sandbox::volumes::{TAG, Volumes};
 use koya_sandbox::{Sandbox, SandboxSpec};
 use rustix::event::{PollFd, PollFlags, poll};
 use serde_json::{Value, json};
 
+use super::network::Network;
 use super::{Guest, share};
 use crate::create::Birth;
 use crate::error::RuntimeError;
 use crate::house::House;
 use crate::record::Process;
+use crate::threads;
 
-/// This thread's network namespace, which is the stand-in's.
-const NETWORK: &str = "/proc/self/ns/net";
-/// Whether IPv6 is turned off in it.
+/// Whether IPv6 is turned off in the stand-in's network namespace, which is this thread's.
 const NO_IPV6: &str = "/proc/sys/net/ipv6/conf/all/disable_ipv6";
 
 /// Creates the container, in a microVM that is booted for it unless it is to be in another one's. To be called by a thread
 /// that lives as long as both shall.
 pub(super) fn create(birth: &Birth) -> Result<Guest, RuntimeError> {
-    let (house, taken) = match &birth.plan.house {
+    let (house, network) = match &birth.plan.house {
         None => {
-            let namespace = Namespace::open(Path::new(NETWORK))?;
-            let taken = take_over(&namespace)?;
-            (boot(birth, &taken)?, Some(taken))
+            let network = Network::take(birth.plan.late)?;
+            (boot(birth, &network)?, Some(network))
         }
         Some(first) => {
             let house = House::join(&birth.context.store, &birth.record, first, &birth.plan.volumes)?;
@@ -43,17 +40,52 @@ pub(super) fn create(birth: &Birth) -> Result<Guest, RuntimeError> {
     let (named, streams) = stdio::open(&house.vsock(), birth.own.wanted())
         .map_err(RuntimeError::system("connect the streams"))?;
     house.agent().create(request(birth, named))?;
-    if let Some(taken) = taken {
-        house
-            .agent()
-            .configure_network(&taken.request(&birth.record.id))?;
+    if let Some(network) = &network {
+        network.give(house.agent(), &birth.record.id)?;
+        if let Err(error) = serve_names(birth, &house, network) {
+            // The container runs without; what it misses is said where an engine keeps it.
+            let error = error.one_line();
+            birth
+                .context
+                .log
+                .warn(&format!("the container will not find names: {error}"));
+        }
     }
     let outputs = birth.own.connect(streams)?;
-    Ok(Guest { house, outputs })
+    Ok(Guest {
+        house,
+        network,
+        outputs,
+    })
+}
+
+/// Has an engine's name server in the namespace answer the guest, if that is where the container is to ask.
+fn serve_names(birth: &Birth, house: &House, network: &Network) -> Result<(), RuntimeError> {
+    let Some(server) = birth.plan.resolv_conf.as_deref().and_then(resolver::on_loopback) else {
+        return Ok(());
+    };
+    if let Err(error) = network.keep_answers() {
+        let error = error.one_line();
+        birth
+            .context
+            .log
+            .warn(&format!("the container finds names of containers only: {error}"));
+    }
+    let mut request = v1::ServeNamesRequest {
+        id: birth.record.id.clone(),
+        address: server.to_string(),
+        ..Default::default()
+    };
+    let stream = stdio::connect(&house.vsock(), &mut request.stream)
+        .map_err(RuntimeError::system("connect a stream for names"))?;
+    house.agent().serve_names(&request)?;
+    threads::spawn("resolver", move || resolver::serve(stream, server))
+        .map(drop)
+        .map_err(threads::refused)
 }
 
 /// Boots a microVM with this network.
-fn boot(birth: &Birth, taken: &Taken) -> Result<House, RuntimeError> {
+fn boot(birth: &Birth, network: &Network) -> Result<House, RuntimeError> {
     let folder = birth.context.store.folder(&birth.record.id);
     let mut volumes = Volumes::start(&folder, &birth.plan.volumes, None, &birth.virtiofsd)?;
     let spec = SandboxSpec {
@@ -61,7 +93,7 @@ fn boot(birth: &Birth, taken: &Taken) -> Result<House, RuntimeError> {
         memory_mib: birth.plan.size.memory_mib,
         disks: Vec::new(),
         share: Some(volumes.share()),
-        network: network(&birth.record.id, taken),
+        network: Some(network.cards(&birth.record.id)),
     };
     let abandoned = || has_left(&birth.creator);
     let note = |pid| {
@@ -90,18 +122,6 @@ fn boot(birth: &Birth, taken: &Taken) -> Result<House, RuntimeError> {
             Err(error.into())
         }
     }
-}
-
-fn network(id: &str, taken: &Taken) -> Option<VmNetwork> {
-    let cards = taken.interfaces.iter().map(|interface| Spare {
-        tap: interface.tap.clone(),
-        mac: interface.mac,
-    });
-    Some(VmNetwork {
-        vm: id.to_owned(),
-        netns: NETWORK.into(),
-        cards: cards.collect(),
-    })
 }
 
 fn request(birth: &Birth, mut stdio: v1::Stdio) -> v1::CreateRequest {

@@ -1,6 +1,7 @@
 //! The process that boots a container's microVM, joins its streams, answers commands, and ends as the container does.
 
 mod guest;
+mod network;
 mod server;
 mod signals;
 #[cfg(test)]
@@ -33,6 +34,8 @@ pub struct Monitor {
     context: Context,
     record: Mutex<Record>,
     house: House,
+    /// Its network, if the microVM is its own.
+    network: Option<network::Network>,
     own: Own,
     /// Held for reading while a command is answered, so that the end waits for it. Taken after `changing`.
     answering: RwLock<()>,
@@ -56,7 +59,11 @@ pub fn live(birth: Birth, mut go: File) -> u8 {
         Err(error) => return refuse(&birth, &error),
     };
     match guest::create(&birth) {
-        Ok(Guest { house, outputs }) => {
+        Ok(Guest {
+            house,
+            network,
+            outputs,
+        }) => {
             let Birth {
                 context,
                 record,
@@ -71,6 +78,7 @@ pub fn live(birth: Birth, mut go: File) -> u8 {
                 context,
                 record: Mutex::new(record),
                 house,
+                network,
                 own,
                 answering: RwLock::new(()),
                 changing: Mutex::new(()),
@@ -94,6 +102,8 @@ fn refuse(birth: &Birth, error: &RuntimeError) -> u8 {
 /// A microVM with a created container in it.
 struct Guest {
     house: House,
+    /// Its network, if it was booted for the container.
+    network: Option<network::Network>,
     /// End with the container's output.
     outputs: Vec<JoinHandle<()>>,
 }
@@ -126,6 +136,11 @@ impl Monitor {
             Ok(exit) => {
                 for output in outputs {
                     let _ = output.join();
+                }
+                if exit.oom
+                    && let Err(error) = self.context.store.note_oom(&self.id())
+                {
+                    self.context.log.warn(&error.one_line());
                 }
                 u8::try_from(exit.code).unwrap_or(u8::MAX)
             }
@@ -248,8 +263,9 @@ impl Monitor {
     }
 }
 
-/// How long an agent may take that is to kill something.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long an agent may take that is to kill something: an engine is to see the end of a guest that hangs after two
+/// seconds, and the microVM has to end within what is left of them.
+const PATIENCE: Duration = Duration::from_millis(1500);
 /// How long a container may take to end after that, with all that it wrote before.
 const GRACE: Duration = Duration::from_secs(10);
 

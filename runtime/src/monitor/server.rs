@@ -122,10 +122,10 @@ impl Monitor {
                     });
                 }
                 self.set(Status::Running);
-                if let Err(error) = agent.start(&id) {
+                if let Err(error) = self.start(&id) {
                     // It cannot be started any more, and is not to be waited for.
                     self.house.end();
-                    return Err(error.into());
+                    return Err(error);
                 }
                 self.resize();
             }
@@ -152,6 +152,15 @@ impl Monitor {
             }
         }
         Ok(Value::Null)
+    }
+
+    /// Runs the program, with the network that has come since.
+    fn start(&self, id: &str) -> Result<(), RuntimeError> {
+        let agent = self.house.agent();
+        if let Some(network) = &self.network {
+            network.give_late(agent, id)?;
+        }
+        Ok(agent.start(id)?)
     }
 
     fn want(

@@ -25,11 +25,15 @@ const LATE: Duration = Duration::from_secs(60);
 /// How long the agent takes to freeze a container.
 const FREEZING: Duration = Duration::from_millis(300);
 
+/// How long one that hangs says nothing.
+const HANGING: Duration = Duration::from_secs(8);
+
 /// An agent that says that all is done, and does nothing.
 #[derive(Default)]
 struct Liar {
     signals: AtomicUsize,
     pauses: AtomicUsize,
+    hangs: AtomicBool,
 }
 
 impl v1::Agent for Liar {
@@ -43,6 +47,9 @@ impl v1::Agent for Liar {
 
     fn signal(&self, _: &TtrpcContext, _: v1::SignalRequest) -> ttrpc::Result<v1::Empty> {
         self.signals.fetch_add(1, Ordering::SeqCst);
+        if self.hangs.load(Ordering::SeqCst) {
+            thread::sleep(HANGING);
+        }
         Ok(v1::Empty::new())
     }
 
@@ -93,6 +100,7 @@ impl Place {
                 sandbox,
                 volumes: Mutex::new(None),
             },
+            network: None,
             own: Own::Standard,
             answering: RwLock::new(()),
             changing: Mutex::new(()),
@@ -188,6 +196,20 @@ fn a_guest_that_only_says_that_it_was_killed_ends_all_the_same() {
     until("the microVM lives on", || !house.vmm.is_there());
     assert!(begun.elapsed() >= house.monitor.grace, "it was given no time");
     assert_eq!(house.agent.signals.load(Ordering::SeqCst), 4);
+}
+
+#[test]
+fn a_guest_that_hangs_is_killed_without_being_asked_for_long() {
+    let house = Place::new(GRACE);
+    house.agent.hangs.store(true, Ordering::SeqCst);
+    let kill = Request::Kill {
+        signal: libc::SIGKILL.cast_unsigned(),
+        all: true,
+    };
+    let begun = Instant::now();
+    house.ask(&kill).unwrap();
+    assert!(!house.vmm.is_there(), "the microVM lives on");
+    assert!(begun.elapsed() < HANGING / 2, "{:?}", begun.elapsed());
 }
 
 #[test]

@@ -8,13 +8,14 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::{BundleError, MAX_CONFIG, left_out};
+use crate::settings::{Annotation, Settings};
 
 /// A configuration.
 pub(super) type Config = Map<String, Value>;
 
 /// Annotations that mean something to the agent. All others stay on the host: whoever may set annotations is not
 /// thereby allowed to configure the guest.
-const PASSED_ON: [&str; 1] = ["dev.koya.system"];
+const PASSED_ON: [&str; 1] = [Annotation::System.name()];
 
 pub(super) fn read(path: &Path) -> Result<Config, BundleError> {
     let failed = |source| BundleError::Read {
@@ -55,6 +56,23 @@ pub(super) fn version(config: &Config) -> Result<String, BundleError> {
     match known {
         true => Ok(text.to_owned()),
         false => Err(BundleError::Version(text.chars().take(64).collect())),
+    }
+}
+
+/// Refuses annotations of Koya's that the operator does not want to count.
+pub(super) fn is_allowed(config: &Config, settings: &Settings) -> Result<(), BundleError> {
+    let annotations = config.get("annotations");
+    let is_there = |annotation: &Annotation| annotations.and_then(|all| all.get(annotation.name())).is_some();
+    let mut refused = Annotation::ALL
+        .into_iter()
+        .filter(|annotation| !settings.allows(*annotation));
+    match refused.find(is_there) {
+        None => Ok(()),
+        Some(annotation) => Err(BundleError::Unsupported {
+            what: format!("annotations[{:?}]", annotation.name()),
+            reason: "the operator of this host does not allow it: want its name in the list `annotations` of \
+                     /etc/koya/config.toml",
+        }),
     }
 }
 

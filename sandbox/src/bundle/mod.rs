@@ -41,6 +41,7 @@ pub use process::exec_process;
 pub use resources::for_update;
 pub use size::Size;
 
+use crate::settings::Settings;
 use crate::volumes::{LaterVolumes, TAG, Volume};
 
 /// Largest `config.json` that is read: what the agent takes, and room for what stays on the host.
@@ -147,6 +148,10 @@ pub struct Plan {
     places: Vec<places::Place>,
     /// Where the container's network comes from.
     pub network: Network,
+    /// The file of the host at the container's `/etc/resolv.conf`, if an engine put one there.
+    pub resolv_conf: Option<PathBuf>,
+    /// Whether the network may be made only after the container, as engines do where a user namespace is to own it.
+    pub late: bool,
     /// The container in whose microVM this one is to be, if it is not to have one of its own.
     pub house: Option<String>,
     /// By what name its files are served there.
@@ -170,13 +175,20 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Reads the bundle in `folder` for the container `id`, and checks what can be known without a guest.
+    /// Reads the bundle in `folder` for the container `id`, and checks what can be known without a guest. The operator of the
+    /// host has decided what `settings` say.
     ///
     /// # Errors
     /// [`BundleError`]
-    pub fn read(folder: &Path, id: &str, neighbours: &Neighbours) -> Result<Self, BundleError> {
+    pub fn read(
+        folder: &Path,
+        id: &str,
+        neighbours: &Neighbours,
+        settings: &Settings,
+    ) -> Result<Self, BundleError> {
         let config = config::read(&folder.join("config.json"))?;
-        Self::of(folder, id, neighbours, config)
+        config::is_allowed(&config, settings)?;
+        Self::of(folder, id, neighbours, settings, config)
     }
 
     /// Where the guest finds the volume with this number.
@@ -208,6 +220,7 @@ impl Plan {
         folder: &Path,
         id: &str,
         neighbours: &Neighbours,
+        settings: &Settings,
         mut config: config::Config,
     ) -> Result<Self, BundleError> {
         let version = config::version(&config)?;
@@ -216,10 +229,11 @@ impl Plan {
         let (root, read_only) = mounts::root(folder, &config)?;
         let namespaces::Found {
             network,
+            late,
             house,
             memory,
         } = namespaces::translate(&mut config, neighbours)?;
-        let size = Size::of(&config)?;
+        let size = Size::of(&config, settings)?;
         resources::translate(&mut config)?;
         devices::translate(&mut config)?;
         let memory = memory.unwrap_or_else(|| id.to_owned());
@@ -232,6 +246,7 @@ impl Plan {
             served: &served,
             memory: &memory,
         };
+        let resolv_conf = mounts::resolv_conf(folder, &config);
         let (volumes, places) = mounts::translate(folder, &root, read_only, into, &mut config)?;
         let hooks = hooks::take(&mut config)?;
         let annotations = config::annotations(&mut config)?;
@@ -243,6 +258,8 @@ impl Plan {
             volumes,
             places,
             network,
+            resolv_conf,
+            late,
             house,
             served_as,
             memory,

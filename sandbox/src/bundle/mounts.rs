@@ -53,6 +53,17 @@ pub(super) fn root(bundle: &Path, config: &Config) -> Result<(PathBuf, bool), Bu
     Ok((found, read_only))
 }
 
+/// The file of the host that is to be the container's `/etc/resolv.conf`; the last one, if there are several.
+pub(super) fn resolv_conf(bundle: &Path, config: &Config) -> Option<PathBuf> {
+    let mounts = list(config, "mounts", "mounts").ok()?;
+    let text = |mount: &Config, name: &str| mount.get(name).and_then(Value::as_str).map(str::to_owned);
+    let ours = mounts.into_iter().rev().find(|mount| {
+        let path = text(mount, "destination").unwrap_or_default();
+        path.trim_start_matches('/') == "etc/resolv.conf"
+    });
+    Some(bundle.join(text(ours?, "source")?))
+}
+
 /// Where in the guest things are.
 #[derive(Clone, Copy)]
 pub(super) struct Into<'a> {
@@ -190,7 +201,7 @@ fn own(mount: &Config, destination: &str, kind: &str) -> Value {
 }
 
 /// Memory cannot be shared with the host's processes: the guest has its own, as large as the host's would have been, which
-/// all containers of a microVM see (see `CreateRequest` of the agent's protocol).
+/// those see who share the IPC namespace (see `CreateRequest` of the agent's protocol).
 fn shared_memory(source: &Path, name: &str, options: &[&str]) -> Value {
     let size = statvfs(source).ok().and_then(bytes).unwrap_or(64 << 20);
     let mut kept: Vec<String> = options

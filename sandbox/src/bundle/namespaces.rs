@@ -43,6 +43,8 @@ struct Asked {
 pub(super) struct Found {
     /// Where the network comes from.
     pub network: Network,
+    /// Whether somebody may furnish it when the container has been created.
+    pub late: bool,
     /// The container whose microVM this one is put in, if it shares namespaces with one.
     pub house: Option<String>,
     /// The name of the memory that it shares, if it does.
@@ -82,8 +84,10 @@ pub(super) fn translate(config: &mut Config, neighbours: &Neighbours) -> Result<
         Some(id) => json!({ "type": kind, "path": format!("{CONTAINER}{id}") }),
     });
     linux.insert("namespaces".to_owned(), namespaces.collect());
+    let late = network == Network::New && asked.kinds.iter().any(|(kind, _)| kind == "user");
     Ok(Found {
         network,
+        late,
         house: asked.house,
         memory: asked.memory,
     })

@@ -6,10 +6,8 @@ use serde_json::Value;
 
 use super::BundleError;
 use super::config::{Config, wrong};
+use crate::settings::{Annotation, LEAST_MEMORY, MAX_VCPUS, MOST_MEMORY, Settings, Usual};
 
-/// Annotations that say it outright.
-const VCPUS: &str = "dev.koya.vcpus";
-const MEMORY: &str = "dev.koya.memory-mib";
 /// Those by which containerd and CRI-O tell a pod's first container, and what it is then.
 const KINDS: [&str; 2] = [
     "io.kubernetes.cri.container-type",
@@ -22,18 +20,8 @@ const PAUSES: [&[&str]; 2] = [&["/catatonit", "-P"], &["/pause"]];
 const POD_MEMORY: &str = "io.kubernetes.cri.sandbox-memory";
 const POD_QUOTA: &str = "io.kubernetes.cri.sandbox-cpu-quota";
 const POD_PERIOD: &str = "io.kubernetes.cri.sandbox-cpu-period";
-/// As many as a microVM may have.
-const MAX_VCPUS: u64 = 32;
-/// Memory in MiB unless more is needed. What a guest does not touch costs the host nothing.
-const USUAL_MEMORY: u64 = 512;
-/// The same for a pod: without limits its containers may be many, and large.
-const USUAL_POD_MEMORY: u64 = 2048;
 /// What kernel and agent need beside the container's memory, in MiB.
 const BESIDE: u64 = 96;
-/// A kernel with its agent and little else.
-const LEAST_MEMORY: u64 = 128;
-/// Beyond any host: 16 TiB.
-const MOST_MEMORY: u64 = 16 << 20;
 
 /// How large a microVM is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,8 +34,9 @@ pub struct Size {
 }
 
 impl Size {
-    pub(super) fn of(config: &Config) -> Result<Self, BundleError> {
-        let annotation = |name: &str, range: std::ops::RangeInclusive<u64>, wanted| {
+    pub(super) fn of(config: &Config, settings: &Settings) -> Result<Self, BundleError> {
+        let annotation = |name: Annotation, range: std::ops::RangeInclusive<u64>, wanted| {
+            let name = name.name();
             let value = config.get("annotations").and_then(|all| all.get(name));
             let Some(value) = value else { return Ok(None) };
             let number = value.as_str().and_then(|text| text.parse().ok());
@@ -56,16 +45,18 @@ impl Size {
                 None => Err(wrong(format!("annotations[{name:?}]"), Some(value), wanted)),
             }
         };
-        let vcpus = annotation(VCPUS, 1..=MAX_VCPUS, "a number from 1 to 32")?;
+        let vcpus = annotation(Annotation::Vcpus, 1..=MAX_VCPUS, "a number from 1 to 32")?;
         let memory = annotation(
-            MEMORY,
+            Annotation::Memory,
             LEAST_MEMORY..=MOST_MEMORY,
             "a number of MiB, at least 128",
         )?;
-        let vcpus = vcpus.unwrap_or_else(|| processors(config)).clamp(1, MAX_VCPUS);
+        let vcpus = vcpus
+            .unwrap_or_else(|| processors(config, settings))
+            .clamp(1, MAX_VCPUS);
         Ok(Self {
             vcpus: u8::try_from(vcpus).unwrap_or(1),
-            memory_mib: memory.unwrap_or_else(|| usual_memory(config)),
+            memory_mib: memory.unwrap_or_else(|| usual_memory(config, settings)),
         })
     }
 }
@@ -97,21 +88,26 @@ fn is_pod(config: &Config) -> bool {
     KINDS.iter().any(|kind| text(config, kind) == Some(POD)) || PAUSES.contains(&args.as_slice())
 }
 
-/// As many as the container may use at once; 1 if that is not said.
-fn processors(config: &Config) -> u64 {
+/// What the operator wants if nothing is said.
+fn usual(config: &Config, settings: &Settings) -> Usual {
+    match is_pod(config) {
+        true => settings.pod,
+        false => settings.container,
+    }
+}
+
+/// As many as the container may use at once.
+fn processors(config: &Config, settings: &Settings) -> u64 {
     let Some(quota) = limit(config, "cpu", "quota", POD_QUOTA) else {
-        return 1;
+        return usual(config, settings).vcpus;
     };
     let period = limit(config, "cpu", "period", POD_PERIOD).unwrap_or(100_000);
     quota.div_ceil(period)
 }
 
 /// What the container may use, and what its kernel needs.
-fn usual_memory(config: &Config) -> u64 {
-    let usual = match is_pod(config) {
-        true => USUAL_POD_MEMORY,
-        false => USUAL_MEMORY,
-    };
+fn usual_memory(config: &Config, settings: &Settings) -> u64 {
+    let usual = usual(config, settings).memory_mib;
     // Without a limit in a pod that has some, a container may use what the others do not.
     let Some(limit) = limit(config, "memory", "limit", POD_MEMORY) else {
         return usual;
@@ -120,7 +116,7 @@ fn usual_memory(config: &Config) -> u64 {
     // A limit of more than any host has is none.
     match needed {
         more if more > MOST_MEMORY => usual,
-        needed => needed.max(USUAL_MEMORY),
+        needed => needed.max(settings.container.memory_mib),
     }
 }
 
@@ -130,9 +126,32 @@ mod tests {
 
     use super::*;
 
+    const USUAL_MEMORY: u64 = 512;
+    const USUAL_POD_MEMORY: u64 = 2048;
+
     fn size(config: &Value) -> (u8, u64) {
-        let size = Size::of(config.as_object().unwrap()).unwrap();
+        size_with(config, &Settings::default())
+    }
+
+    fn size_with(config: &Value, settings: &Settings) -> (u8, u64) {
+        let size = Size::of(config.as_object().unwrap(), settings).unwrap();
         (size.vcpus, size.memory_mib)
+    }
+
+    #[test]
+    fn what_nobody_says_is_the_operators_choice() {
+        let size = |vcpus, memory_mib| Usual { vcpus, memory_mib };
+        let settings = Settings {
+            container: size(2, 256),
+            pod: size(4, 3000),
+            ..Settings::default()
+        };
+        assert_eq!(size_with(&json!({}), &settings), (2, 256));
+        let pod = json!({ "annotations": { "io.kubernetes.cri.container-type": "sandbox" } });
+        assert_eq!(size_with(&pod, &settings), (4, 3000));
+        let limits = |bytes: u64| json!({ "linux": { "resources": { "memory": { "limit": bytes }, "cpu": { "quota": 100_000 } } } });
+        assert_eq!(size_with(&limits(1 << 30), &settings), (1, 1024 + BESIDE));
+        assert_eq!(size_with(&limits(64 << 20), &settings), (1, 256));
     }
 
     #[test]

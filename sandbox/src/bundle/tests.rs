@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::settings::Annotation;
 
 /// A bundle's folder, gone with the test.
 struct Folder(PathBuf);
@@ -23,7 +24,7 @@ impl Folder {
         let mut config = good();
         change(&mut config);
         fs::write(self.0.join("config.json"), config.to_string()).unwrap();
-        Plan::read(&self.0, "box", &Neighbours::default())
+        Plan::read(&self.0, "box", &Neighbours::default(), &Settings::default())
     }
 
     fn refusal(&self, change: impl FnOnce(&mut Value)) -> String {
@@ -93,6 +94,26 @@ fn the_guest_gets_what_is_its_own_and_the_host_keeps_the_rest() {
     for kind in ["pid", "network", "ipc", "uts", "mount", "cgroup"] {
         assert!(kinds.contains(&(kind, None)), "{kind}: {kinds:?}");
     }
+}
+
+#[test]
+fn annotations_count_as_far_as_the_operator_wants() {
+    let folder = Folder::new();
+    folder.plan(|_| ()).unwrap();
+    let settings = Settings {
+        annotations: vec![Annotation::Vcpus],
+        ..Settings::default()
+    };
+    let plan = || Plan::read(&folder.0, "box", &Neighbours::default(), &settings);
+    let error = plan().unwrap_err().to_string();
+    assert!(
+        error.contains("dev.koya.system") && error.contains("/etc/koya/config.toml"),
+        "{error}"
+    );
+    let mut config = good();
+    config["annotations"] = json!({ "dev.koya.vcpus": "3", "org.other": "x" });
+    fs::write(folder.0.join("config.json"), config.to_string()).unwrap();
+    assert_eq!(plan().unwrap().size.vcpus, 3);
 }
 
 #[test]
@@ -233,12 +254,12 @@ fn malformed_configurations_are_told_by_their_fields() {
     }
     fs::write(folder.0.join("config.json"), "{").unwrap();
     assert!(matches!(
-        Plan::read(&folder.0, "box", &Neighbours::default()),
+        Plan::read(&folder.0, "box", &Neighbours::default(), &Settings::default()),
         Err(BundleError::Json { .. })
     ));
     fs::remove_file(folder.0.join("config.json")).unwrap();
     assert!(matches!(
-        Plan::read(&folder.0, "box", &Neighbours::default()),
+        Plan::read(&folder.0, "box", &Neighbours::default(), &Settings::default()),
         Err(BundleError::Read { .. })
     ));
 }
@@ -261,6 +282,25 @@ fn annotations_size_a_microvm_within_reason() {
     // A limit that no host could give, as engines write for none.
     let plan = folder.plan(|config| config["linux"]["resources"]["memory"]["limit"] = i64::MAX.into());
     assert_eq!(plan.unwrap().size.memory_mib, 512);
+}
+
+#[test]
+fn a_network_may_come_later_where_a_user_namespace_owns_it() {
+    let folder = Folder::new();
+    let plan = |namespaces: Value| {
+        folder
+            .plan(|config| config["linux"]["namespaces"] = namespaces)
+            .unwrap()
+    };
+    let (pid, user) = (json!({ "type": "pid" }), json!({ "type": "user" }));
+    let none = json!({ "type": "network" });
+    let made = json!({ "type": "network", "path": "/run/netns/no-such-koya" });
+    assert!(plan(json!([pid, none, user])).late);
+    assert!(!plan(json!([pid, none])).late);
+    assert!(!plan(json!([pid, made, user])).late);
+    // The guest makes it, with the map as it is.
+    let kinds = plan(json!([pid, none, user])).config["linux"]["namespaces"].clone();
+    assert!(kinds.as_array().unwrap().contains(&user), "{kinds}");
 }
 
 #[test]
@@ -331,7 +371,7 @@ fn who_names_the_namespaces_of_a_neighbour_moves_in() {
         { "destination": "/dev/shm", "type": "bind", "source": "/dev/shm", "options": ["bind"] },
     ]);
     fs::write(folder.0.join("config.json"), config.to_string()).unwrap();
-    let plan = Plan::read(&folder.0, "box", &neighbours()).unwrap();
+    let plan = Plan::read(&folder.0, "box", &neighbours(), &Settings::default()).unwrap();
     assert_eq!(plan.house.as_deref(), Some("first"));
     let namespaces = &plan.config["linux"]["namespaces"];
     let path = |kind: &str| {
@@ -350,13 +390,25 @@ fn who_names_the_namespaces_of_a_neighbour_moves_in() {
     assert_eq!(mounts[0]["source"], format!("{served}/1"));
     assert_eq!(mounts[1]["source"], "memory of first");
 
+    // Who shares the network alone has memory of his own.
+    let mut alone = config.clone();
+    alone["linux"]["namespaces"] =
+        json!([{ "type": "pid" }, { "type": "ipc" }, { "type": "network", "path": "/proc/self/ns/net" }]);
+    fs::write(folder.0.join("config.json"), alone.to_string()).unwrap();
+    let plan = Plan::read(&folder.0, "box", &neighbours(), &Settings::default()).unwrap();
+    assert_eq!(
+        (plan.house.as_deref(), plan.memory.as_str()),
+        (Some("first"), "box")
+    );
+    assert_eq!(plan.config["mounts"][1]["source"], "box");
+
     let refusal = |kind: &str, path: &str, network: &str| {
         let mut config = config.clone();
         config["linux"]["namespaces"] = json!([
             { "type": "pid" }, { "type": kind, "path": path }, { "type": "network", "path": network },
         ]);
         fs::write(folder.0.join("config.json"), config.to_string()).unwrap();
-        Plan::read(&folder.0, "box", &neighbours())
+        Plan::read(&folder.0, "box", &neighbours(), &Settings::default())
             .unwrap_err()
             .to_string()
     };
@@ -372,6 +424,7 @@ fn who_names_the_namespaces_of_a_neighbour_moves_in() {
             "share the other container's network",
         ),
         ("ipc", "/run/ipcns/x", "/run/netns/own", "not Koya's"),
+        ("network", "/run/netns/own", shared, "two of the type"),
     ] {
         let error = refusal(kind, path, network);
         assert!(error.contains(wanted), "{kind} {path}: {error}");

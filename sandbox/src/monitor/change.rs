@@ -1,8 +1,9 @@
 //! What is changed about a container that is there: whether it is frozen, and its limits.
 
+use super::error::RequestError;
 use super::output::lock;
 use super::room::StartRoomError;
-use super::server::{Monitor, RequestError};
+use super::server::Monitor;
 use crate::container::Resources;
 use crate::state::Status;
 

@@ -9,7 +9,9 @@ pub(super) const FAILED: u8 = 125;
 /// Writes down that the containers have ended that ran when the last monitor died.
 pub(super) fn bury(records: &Records, vm: &Vm) {
     for mut container in records.list().unwrap_or_default() {
-        if container.vm == vm.id && container.is_active() {
+        // Somebody else waits for those that are to be started again.
+        let waits = container.status == Status::Restarting && records.is_waited_for(&vm.id);
+        if container.vm == vm.id && container.is_active() && !waits {
             container.exit = Some(Exit::killed("its monitor died"));
             write_end(records, &mut container);
         }
@@ -18,7 +20,12 @@ pub(super) fn bury(records: &Records, vm: &Vm) {
 
 /// Writes down that a container has ended.
 pub(super) fn write_end(records: &Records, container: &mut Container) {
-    container.status = Status::Stopped;
+    write_end_as(records, container, Status::Stopped);
+}
+
+/// The same, with what it is then.
+pub(super) fn write_end_as(records: &Records, container: &mut Container, status: Status) {
+    container.status = status;
     container.pid = None;
     container.finished = now();
     if let Err(error) = records.save(container) {

@@ -236,7 +236,7 @@ mod tests {
     use super::*;
     use crate::container::ContainerSpec;
     use crate::network::NetworkRequest;
-    use crate::state::{LogSettings, NewContainer, Place, Settings, VmSettings};
+    use crate::state::{LogSettings, NewContainer, Place, RestartPolicy, Settings, VmSettings};
 
     /// A folder that goes with the test.
     struct Home(PathBuf);
@@ -279,6 +279,8 @@ mod tests {
             open_stdin: false,
             stdin_once: false,
             auto_remove: false,
+            restart: RestartPolicy::No,
+            health: None,
             labels: BTreeMap::new(),
             log: LogSettings::default(),
         };

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::SOCKET;
 use super::boot::boot;
+use super::client::Program;
 use super::ends::{FAILED, bury, give_up};
 use super::protocol::{Answer, Request, receive, send};
+use super::{SOCKET, restart};
 use crate::parts::Parts;
 use crate::sockets;
 use crate::state::{Records, StateError, VmLock};
@@ -30,7 +31,8 @@ pub enum ServeError {
 }
 
 /// Runs the monitor of a microVM until no container is left in it. `first` is the socket of whoever started it, and says
-/// which container is to be the first. What goes wrong later is told to whoever asked.
+/// which container is to be the first. What goes wrong later is told to whoever asked. Containers that are to be started
+/// again when the microVM has died under them are started by another monitor, which `program` becomes.
 ///
 /// # Errors
 /// [`ServeError`]
@@ -38,6 +40,7 @@ pub fn serve(
     records: &Records,
     shared: &Path,
     parts: &Parts,
+    program: &Program,
     vm: &str,
     first: UnixStream,
 ) -> Result<(), ServeError> {
@@ -62,7 +65,14 @@ pub fn serve(
         }
     };
     match boot(records, shared, parts, vm, &container, &first) {
-        Ok(monitor) => Arc::new(monitor).run(first, request, lock),
+        Ok(monitor) => {
+            let bereft = Arc::new(monitor).run(first, request);
+            if !bereft.is_empty() {
+                let _waiting = records.wait_for(&container.vm)?;
+                drop(lock);
+                restart::start_elsewhere(records, program, bereft);
+            }
+        }
         Err(error) => {
             give_up(records, &container, &error, FAILED);
             drop(lock);

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,15 +13,17 @@ use koya_proto::v1;
 
 use super::SOCKET;
 use super::boot::has_left;
-use super::ends::{FAILED, give_up, write_end};
+use super::ends::{give_up, write_end_as};
+use super::error::RequestError;
 use super::output::{complain, lock};
-use super::outside::{Outside, OutsideError};
+use super::outside::Outside;
 use super::protocol::{Answer, Request, receive, send};
-use super::room::{Furniture, Room, StartRoomError, Visitor, delete, disk_bytes};
-use super::slots::{SlotError, Slots};
+use super::restart::status_after;
+use super::room::{Furniture, Room, Visitor, delete, disk_bytes};
+use super::slots::Slots;
 use crate::sandbox::Sandbox;
 use crate::sockets;
-use crate::state::{Container, Records, StateError, Status, Vm, VmLock, now};
+use crate::state::{Container, Exit, Health, Records, Restarts, StateError, Status, Vm, now};
 use crate::timeline::Timeline;
 
 /// How long a client may take to say what it wants.
@@ -49,6 +50,14 @@ pub(super) struct Table {
     closing: bool,
 }
 
+impl Table {
+    /// Whether a container still lives in this room.
+    pub(super) fn holds(&self, id: &str, room: &Arc<Room>) -> bool {
+        let found = self.rooms.get(id).and_then(Option::as_ref);
+        found.is_some_and(|found| Arc::ptr_eq(found, room))
+    }
+}
+
 /// A microVM that runs, and the containers in it.
 pub(super) struct Monitor {
     pub(super) records: Records,
@@ -60,61 +69,16 @@ pub(super) struct Monitor {
     pub(super) table: Mutex<Table>,
     /// Held by who changes limits.
     pub(super) changing: Mutex<()>,
-    changed: Condvar,
+    pub(super) changed: Condvar,
     next: AtomicU64,
     /// Nothing in the guest is to be kept.
     discarded: AtomicBool,
+    /// Containers that are to be started again in another microVM, because this one has ended under them.
+    pub(super) bereft: Mutex<Vec<String>>,
 }
 
 /// Whom to serve, and with what.
 type Served = (Arc<Room>, Visitor);
-
-/// A request cannot be met.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum RequestError {
-    #[error(transparent)]
-    State(#[from] StateError),
-    #[error(transparent)]
-    Slot(#[from] SlotError),
-    #[error(transparent)]
-    Outside(#[from] OutsideError),
-    #[error(transparent)]
-    Room(#[from] StartRoomError),
-    #[error("container {0} runs already")]
-    Runs(String),
-    #[error("container {0} is being started; try again")]
-    Starts(String),
-    #[error("--memory-swap is memory and swap together, and must not be less than --memory; give both")]
-    SwapBelowMemory,
-    #[error("container {0} is not running")]
-    NotRunning(String),
-    #[error("container {0} is running; stop it first, or use force")]
-    Running(String),
-    #[error("container {0} did not end")]
-    Lingers(String),
-    #[error("cannot use the image of the container, {path:?}")]
-    Image { path: PathBuf, source: io::Error },
-    #[error("whoever started it has left")]
-    Abandoned,
-    #[error("cannot serve the client")]
-    Client(#[source] io::Error),
-}
-
-impl RequestError {
-    /// The exit code of a command that failed so.
-    fn code(&self) -> u8 {
-        use koya_proto::error::ErrorKind;
-        let kind = match self {
-            Self::Room(StartRoomError::Agent(error)) => error.kind(),
-            _ => None,
-        };
-        match kind {
-            Some(ErrorKind::ERROR_KIND_EXECUTABLE_MISSING) => 127,
-            Some(ErrorKind::ERROR_KIND_NOT_EXECUTABLE) => 126,
-            _ => FAILED,
-        }
-    }
-}
 
 impl Monitor {
     /// One whose microVM has booted, with the first place furnished.
@@ -138,11 +102,12 @@ impl Monitor {
             changed: Condvar::new(),
             next: AtomicU64::new(0),
             discarded: AtomicBool::new(false),
+            bereft: Mutex::default(),
         }
     }
 
-    /// Takes requests until no container is left.
-    pub fn run(self: Arc<Self>, first: UnixStream, request: Request, lock_of_vm: VmLock) {
+    /// Takes requests until no container is left; those are the answer that are to be started again, in another microVM.
+    pub fn run(self: Arc<Self>, first: UnixStream, request: Request) -> Vec<String> {
         self.begin();
         self.spawn(move |monitor| monitor.answer(first, request, true));
         let socket = self.folder().join(SOCKET);
@@ -183,7 +148,7 @@ impl Monitor {
         if self.records.vm(&vm.id).is_some() {
             let _ = self.records.save_vm(&vm);
         }
-        drop(lock_of_vm);
+        std::mem::take(&mut *lock(&self.bereft))
     }
 
     fn wait_while(&self, is_so: impl Fn(&Table) -> bool) -> MutexGuard<'_, Table> {
@@ -206,7 +171,7 @@ impl Monitor {
     }
 
     /// Works on a request that was counted in.
-    fn spawn(self: &Arc<Self>, work: impl FnOnce(&Arc<Self>) + Send + 'static) {
+    pub(super) fn spawn(self: &Arc<Self>, work: impl FnOnce(&Arc<Self>) + Send + 'static) {
         let monitor = Arc::clone(self);
         thread::spawn(move || {
             work(&monitor);
@@ -214,7 +179,7 @@ impl Monitor {
     }
 
     /// The request is no longer pending.
-    fn settle(&self) {
+    pub(super) fn settle(&self) {
         let mut table = lock(&self.table);
         table.pending = table.pending.saturating_sub(1);
         self.changed.notify_all();
@@ -276,7 +241,7 @@ impl Monitor {
     }
 
     /// Starts a container; the room to serve if the client wants to be attached.
-    fn start(
+    pub(super) fn start(
         self: &Arc<Self>,
         id: &str,
         attach: bool,
@@ -308,6 +273,7 @@ impl Monitor {
         container.status = Status::Running;
         container.started = now();
         container.pid = Some(served.0.pid);
+        container.health = container.settings.health.is_some().then(Health::default);
         if let Err(error) = self.records.save(&container) {
             complain(&error.to_string());
         }
@@ -319,6 +285,10 @@ impl Monitor {
         // Before anything that it writes, which may follow at once.
         let marks = self.timeline.take();
         let _ = send(client, &Answer::Done { marks });
+        if container.settings.health.is_some() {
+            let (container, room) = (container.clone(), Arc::clone(&room));
+            self.spawn(move |monitor| monitor.probe(&container, &room));
+        }
         self.spawn(move |monitor| monitor.watch(container, &room));
         Ok(attach.then_some(served))
     }
@@ -332,6 +302,10 @@ impl Monitor {
         let mut container = container.ok_or_else(|| StateError::Unknown(id.to_owned()))?;
         if table.rooms.contains_key(id) {
             return Err(RequestError::Runs(container.name));
+        }
+        if container.status != Status::Restarting {
+            container.restarts = Restarts::default();
+            self.records.forget_stay(id);
         }
         container.status = Status::Creating;
         container.exit = None;
@@ -386,7 +360,7 @@ impl Monitor {
     }
 
     /// Stays with a container until it has ended, tells everybody, and clears up behind it.
-    fn watch(&self, mut container: Container, room: &Arc<Room>) {
+    fn watch(self: &Arc<Self>, mut container: Container, room: &Arc<Room>) {
         let exit = room.watch(self.sandbox.agent());
         let remove = container.settings.auto_remove;
         // What goes with the whole microVM need not be removed in it; but what it wrote to the host is to arrive there.
@@ -403,9 +377,9 @@ impl Monitor {
         let mut table = lock(&self.table);
         // Its limits may have been changed since it was started.
         if let Some(now) = self.records.look(&container.id) {
-            container.settings = now.settings;
+            (container.settings, container.health) = (now.settings, now.health);
         }
-        self.write_down(&mut container, remove);
+        self.write_down(&mut container, &exit, remove);
         table.rooms.remove(&container.id);
         table.leaving = table.leaving.saturating_add(1);
         // Until everything is done.
@@ -419,18 +393,20 @@ impl Monitor {
         let mut table = lock(&self.table);
         table.leaving = table.leaving.saturating_sub(1);
         drop(table);
-        self.settle();
+        self.changed.notify_all();
+        self.go_on(&container, &exit);
     }
 
-    /// Writes down how a container ended, or removes it.
-    fn write_down(&self, container: &mut Container, remove: bool) {
+    /// Writes down how a container ended, and whether it is to be started again; or removes it.
+    fn write_down(&self, container: &mut Container, exit: &Exit, remove: bool) {
         if remove {
             match self.records.forget(container) {
                 Ok(()) => return,
                 Err(error) => complain(&error.to_string()),
             }
         }
-        write_end(&self.records, container);
+        let status = status_after(&self.records, container, exit);
+        write_end_as(&self.records, container, status);
     }
 
     /// Whether nobody else lives in the microVM, or is about to, or could be started in it.

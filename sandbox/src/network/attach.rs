@@ -3,8 +3,6 @@
 //! The file of a container is there before anything of it is, and goes when nothing of it is left. So whatever dies in
 //! between leaves what it takes to clean up.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::PathBuf;
 
 use super::definition::{DEFAULT, NONE, Network};
@@ -14,8 +12,7 @@ use super::netavark::{self, Answer, Netavark, Verb};
 use super::records::{Lock, forget};
 use super::takeover::{self, Addresses, Spare, Taken};
 use super::{
-    Attached, Link, Mac, NetworkError, NetworkRequest, Networks, Published, VmNetwork, host, lease, names,
-    ports,
+    Attached, Link, NetworkError, NetworkRequest, Networks, Published, VmNetwork, host, lease, names, ports,
 };
 
 impl Networks {
@@ -43,7 +40,10 @@ impl Networks {
         let network = VmNetwork {
             vm: vm.to_owned(),
             netns: self.netns(vm),
-            cards: (0..cards).map(new_card).collect::<Result<_, _>>()?,
+            cards: (0..cards)
+                .map(|number| Spare::random(format!("tap{number}")))
+                .collect::<Result<_, _>>()
+                .map_err(file("/dev/urandom"))?,
         };
         self.save_vm(&network)?;
         // A name that somebody left before it was a namespace's.
@@ -369,16 +369,4 @@ fn has_bridge(attached: &Attached) -> Result<bool, NetworkError> {
         .links
         .iter()
         .any(|link| interfaces.contains(&link.bridge)))
-}
-
-fn new_card(number: usize) -> Result<Spare, NetworkError> {
-    let path = "/dev/urandom";
-    let mut random = [0; 6];
-    File::open(path)
-        .and_then(|mut file| file.read_exact(&mut random))
-        .map_err(file(path))?;
-    Ok(Spare {
-        tap: format!("tap{number}"),
-        mac: Mac::local(random),
-    })
 }

@@ -35,6 +35,7 @@ mod netavark;
 mod netlink;
 mod ports;
 mod records;
+pub mod resolver;
 pub mod takeover;
 
 use std::fs;

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 
@@ -123,6 +124,15 @@ impl Namespace {
     /// Its name.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Device and number of its file, by which one is known however it is called.
+    ///
+    /// # Errors
+    /// Those of fstat(2).
+    pub fn identity(&self) -> io::Result<(u64, u64)> {
+        let found = self.file.metadata()?;
+        Ok((found.dev(), found.ino()))
     }
 
     /// Moves the calling thread into it, for good. Makes one system call and touches no memory, so that it may be called

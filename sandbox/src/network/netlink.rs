@@ -3,7 +3,8 @@
 use std::io;
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
+    NetlinkPayload,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::AddressMessage;
@@ -24,6 +25,8 @@ pub(crate) struct Netlink(Socket);
 pub(crate) enum Add {
     /// It is an error.
     New,
+    /// It is replaced.
+    Over,
     /// There is nothing to add: it is a change or removal.
     Change,
 }
@@ -40,6 +43,7 @@ impl Netlink {
     pub(crate) fn request(&self, message: RouteNetlinkMessage, add: Add) -> io::Result<()> {
         let more = match add {
             Add::New => NLM_F_CREATE | NLM_F_EXCL,
+            Add::Over => NLM_F_CREATE | NLM_F_REPLACE,
             Add::Change => 0,
         };
         self.send(message, NLM_F_ACK | more)?;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::VmSettings;
+use super::{Health, HealthCheck, RestartPolicy, Restarts, VmSettings};
 use crate::container::ContainerSpec;
 use crate::network::NetworkRequest;
 use crate::volumes::Volume;
@@ -21,6 +21,8 @@ pub enum Status {
     Running,
     /// It is frozen.
     Paused,
+    /// It has ended, and will be started again.
+    Restarting,
     /// It has ended.
     Stopped,
     /// Whoever ran it died before it ended. Never written; that is what is found.
@@ -122,6 +124,12 @@ pub struct Settings {
     pub stdin_once: bool,
     /// Whether it is removed when it has ended.
     pub auto_remove: bool,
+    /// Whether it is started again when it has ended.
+    #[serde(default)]
+    pub restart: RestartPolicy,
+    /// How it is found out whether it is well.
+    #[serde(default)]
+    pub health: Option<HealthCheck>,
     /// The user's own words about it.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
@@ -152,6 +160,12 @@ pub struct Container {
     pub pid: Option<u32>,
     /// How it ended last.
     pub exit: Option<Exit>,
+    /// How often it has been started again.
+    #[serde(default)]
+    pub restarts: Restarts,
+    /// How it is doing, or was when it ended, if somebody asks.
+    #[serde(default)]
+    pub health: Option<Health>,
     /// What the user asked for.
     pub settings: Settings,
 }
@@ -168,6 +182,8 @@ impl Container {
             status: Status::Created,
             pid: None,
             exit: None,
+            restarts: Restarts::default(),
+            health: None,
             settings,
         }
     }
@@ -182,6 +198,9 @@ impl Container {
 
     /// Whether it runs, is frozen, or is about to run.
     pub fn is_active(&self) -> bool {
-        matches!(self.status, Status::Creating | Status::Running | Status::Paused)
+        matches!(
+            self.status,
+            Status::Creating | Status::Running | Status::Paused | Status::Restarting
+        )
     }
 }

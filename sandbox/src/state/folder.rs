@@ -13,6 +13,8 @@ use super::{ID_LENGTH, StateError, file};
 
 /// Held as long as the monitor of a microVM lives.
 const LOCK: &str = "lock";
+/// Held, by any number, as long as somebody waits to start containers of the microVM again.
+const WAITING: &str = "waiting";
 /// What is known of the container, or of the microVM.
 const STATE: &str = "state.json";
 /// What a folder that is being removed is called begins with this.
@@ -66,6 +68,23 @@ pub(super) fn is_held(folder: &Path) -> bool {
     };
     // A shared lock of ours is in the way of nobody but for an instant.
     flock(&lock, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
+}
+
+/// Says that somebody waits to start containers again, as long as the answer lives.
+pub(super) fn wait(folder: &Path) -> Result<File, StateError> {
+    let path = folder.join(WAITING);
+    let options = File::options().create(true).append(true).mode(0o600).open(&path);
+    let lock = options.map_err(file(&path))?;
+    flock(&lock, FlockOperation::LockShared).map_err(|error| file(&path)(error.into()))?;
+    Ok(lock)
+}
+
+/// Whether anybody does.
+pub(super) fn is_waited_for(folder: &Path) -> bool {
+    let Ok(lock) = File::open(folder.join(WAITING)) else {
+        return false;
+    };
+    flock(&lock, FlockOperation::NonBlockingLockExclusive) == Err(rustix::io::Errno::WOULDBLOCK)
 }
 
 /// What is known of the folder's owner. `None` if that cannot be read, or was written by another version.

@@ -2,7 +2,9 @@
 //!
 //! ```text
 //!  HOME/containers/ID/state.json, log …     what the user asked for, and how it goes
+//!  HOME/containers/ID/stay                  somebody wants it to stay stopped once it has ended
 //!  HOME/vms/ID/state.json, lock             lock: held by the monitor as long as the microVM runs
+//!  HOME/vms/ID/waiting                      held by who waits to start containers again whose microVM has died
 //!  HOME/vms/ID/vm.json, v.sock, api.sock, m.sock, scratch.ext4, …
 //! ```
 //!
@@ -13,6 +15,8 @@
 
 mod container;
 mod folder;
+mod health;
+mod restart;
 mod vm;
 
 use std::fs::{self, File};
@@ -23,12 +27,16 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rustix::process::{Pid, Signal, kill_process};
 
 pub use container::{Container, Exit, LogSettings, NewContainer, Place, Settings, Status};
+pub use health::{Health, HealthCheck, HealthStatus, Probe};
+pub use restart::{RestartPolicy, RestartPolicyError, Restarts};
 pub use vm::{Vm, VmSettings};
 
 use crate::sandbox;
 
 /// Characters of an id.
 const ID_LENGTH: usize = 12;
+/// The file that says that a container is to stay stopped.
+const STAY: &str = "stay";
 /// Longest name.
 const MAX_NAME: usize = 63;
 
@@ -204,7 +212,8 @@ impl Records {
         if container.id != id {
             return None;
         }
-        if container.is_active() && !self.runs(&container.vm) {
+        let waits = container.status == Status::Restarting && self.is_waited_for(&container.vm);
+        if container.is_active() && !waits && !self.runs(&container.vm) {
             // Whoever ran it died before he could say how it ended.
             container.status = Status::Dead;
             container.pid = None;
@@ -253,6 +262,18 @@ impl Records {
         folder::is_held(&self.vm_folder(vm))
     }
 
+    /// Says that this process waits to start containers of a microVM again, which does not run until then. To be called
+    /// while it still does.
+    pub(crate) fn wait_for(&self, vm: &str) -> Result<VmLock, StateError> {
+        let file = folder::wait(&self.vm_folder(vm))?;
+        Ok(VmLock { _file: file })
+    }
+
+    /// Whether some process does.
+    pub(crate) fn is_waited_for(&self, vm: &str) -> bool {
+        folder::is_waited_for(&self.vm_folder(vm))
+    }
+
     /// Takes a microVM, unless somebody else has it.
     ///
     /// # Errors
@@ -282,6 +303,33 @@ impl Records {
     /// The disk of a container's image, or a link to it.
     pub fn image(&self, container: &str) -> PathBuf {
         self.folder(container).join("image.erofs")
+    }
+
+    /// Has a container that ends not be started again, whatever its restart policy is.
+    ///
+    /// # Errors
+    /// [`StateError::File`]
+    pub fn ask_to_stay(&self, container: &Container) -> Result<(), StateError> {
+        if container.settings.restart == RestartPolicy::No {
+            return Ok(());
+        }
+        let path = self.folder(&container.id).join(STAY);
+        match fs::write(&path, "") {
+            // It has been removed meanwhile.
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(file(&path)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a container is to stay as it is once it has ended.
+    pub fn stays(&self, container: &str) -> bool {
+        let folder = self.folder(container);
+        folder.join(STAY).exists() || !folder.exists()
+    }
+
+    /// Somebody starts it: what was wished before does not count any more.
+    pub(crate) fn forget_stay(&self, container: &str) {
+        let _ = fs::remove_file(self.folder(container).join(STAY));
     }
 
     /// The socket through which ports of a container's guest are reached, while it runs.

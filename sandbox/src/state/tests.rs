@@ -41,6 +41,8 @@ fn settings() -> Settings {
         open_stdin: false,
         stdin_once: false,
         auto_remove: false,
+        restart: RestartPolicy::No,
+        health: None,
         labels: BTreeMap::new(),
         log: LogSettings::default(),
     }
@@ -181,4 +183,20 @@ fn rubbish_among_the_folders_is_nobodys_container() {
     fs::write(folder.join("abcdefabcdef/state.json"), "{").unwrap();
     fs::write(folder.join("file"), "").unwrap();
     assert_eq!(records.list().unwrap(), []);
+}
+
+#[test]
+fn only_who_would_be_started_again_is_asked_to_stay() {
+    let (_home, records) = Home::new("stay");
+    let mut container = records.create(alone(None)).unwrap();
+    records.ask_to_stay(&container).unwrap();
+    assert!(!records.stays(&container.id), "it has no restart policy");
+    container.settings.restart = RestartPolicy::Always;
+    records.ask_to_stay(&container).unwrap();
+    assert!(records.stays(&container.id));
+    records.forget_stay(&container.id);
+    assert!(!records.stays(&container.id));
+    records.forget(&container).unwrap();
+    assert!(records.stays(&container.id), "one that is gone");
+    records.ask_to_stay(&container).unwrap();
 }

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!  host                          mount namespace of virtiofsd          guest
-//!  /home/me/src ─copy of the──►  /ID/0  (the names of ID's folder ──►  /run/koya/shares/volumes/ID/0
-//!                 mount           are never the guest's to change)
+//!  /home/me/src ─copy of the──►  /NAME/0  (what is in NAME is   ──►  /run/koya/shares/volumes/NAME/0
+//!                 mount           never the guest's to change)
 //! ```
 //!
 //! The mounts are copied where they are and put down in the other namespace, which takes no name of either in the other

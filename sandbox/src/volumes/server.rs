@@ -16,6 +16,7 @@ use rustix::process::{Resource, getegid, geteuid, getrlimit};
 use super::namespace::{Bind, Plan, Step};
 use super::{MAX_VOLUMES, Volume, VolumeError};
 use crate::container::{IdMap, Mount};
+use crate::rights;
 use crate::sandbox::Share;
 use crate::sockets;
 use crate::tail::Tail;
@@ -294,7 +295,7 @@ fn arguments(is_rootless: bool, ids: Option<IdMap>) -> Vec<String> {
         let translate = |translation| format!("--translate-{whose}={translation}");
         arguments.extend(translations.into_iter().map(translate));
     }
-    if is_rootless {
+    if !rights::is_root_of_host() {
         let limit = getrlimit(Resource::Nofile).maximum.unwrap_or(MAX_FILES);
         arguments.push(format!("--rlimit-nofile={}", limit.min(MAX_FILES)));
     }

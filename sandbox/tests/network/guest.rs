@@ -68,6 +68,11 @@ impl Guest {
             }
         };
         namespace.run(set_up).unwrap();
+        for neighbour in &taken.neighbours {
+            let (address, mac, name) = (neighbour.address, neighbour.mac, &neighbour.interface);
+            let line = format!("ip neighbour replace {address} lladdr {mac} dev {name} nud permanent");
+            namespace.run(|| run(&line)).unwrap();
+        }
         Self {
             namespace,
             stop,
@@ -125,7 +130,7 @@ pub fn hear(address: &str) -> Result<String, std::io::Error> {
 }
 
 /// As `koya-vmm` opens it.
-fn open_tap(name: &str) -> File {
+pub fn open_tap(name: &str) -> File {
     let file = File::options()
         .read(true)
         .write(true)

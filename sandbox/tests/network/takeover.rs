@@ -1,9 +1,17 @@
 //! Namespaces that somebody else has made, as CNI would.
 
-use koya_sandbox::network::takeover::take_over;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::AsFd;
+
+use koya_sandbox::network::takeover::{
+    Spare, TakeoverError, Within, give_back, make_spares, take_over, take_over_later,
+};
 use koya_sandbox::network::{Namespace, NamespaceError};
 
-use crate::guest::{Guest, hear};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::guest::{Guest, hear, open_tap};
 use crate::host::{Host, run};
 
 /// A namespace with a veth to the host, and what else may be in one.
@@ -16,7 +24,7 @@ fn somebodys(host: &Host) -> Namespace {
     run("ip link set veth0 mtu 1400 up");
     // By a descriptor of this process, so that no name has to be known to `ip`.
     let move_it = namespace
-        .run(|| std::fs::File::open("/proc/thread-self/ns/net").unwrap())
+        .run(|| File::open("/proc/thread-self/ns/net").unwrap())
         .unwrap();
     let fd = std::os::fd::AsRawFd::as_raw_fd(&move_it);
     run(&format!(
@@ -44,7 +52,7 @@ fn somebodys(host: &Host) -> Namespace {
 fn a_guest_gets_all_that_an_interface_has() {
     let host = Host::new();
     let namespace = somebodys(&host);
-    let taken = take_over(&namespace).unwrap();
+    let taken = take_over(&namespace, Within::Nobody).unwrap();
     let [interface] = taken.interfaces.as_slice() else {
         panic!("only one is up: {taken:?}")
     };
@@ -103,7 +111,7 @@ fn a_guest_gets_all_that_an_interface_has() {
 fn frames_go_both_ways_and_none_is_answered_by_the_host() {
     let host = Host::new();
     let namespace = somebodys(&host);
-    let taken = take_over(&namespace).unwrap();
+    let taken = take_over(&namespace, Within::Nobody).unwrap();
     // Nobody plays the guest: the kernel, which still has the address, must not.
     assert!(crate::host::attempt("ping -n -q -c 1 -W 1 10.9.0.2").is_err());
     let guest = Guest::new(&namespace, &taken, &host.run_folder().join("netns/guest"));
@@ -116,6 +124,125 @@ fn frames_go_both_ways_and_none_is_answered_by_the_host() {
     run("ping -n -q -c 1 -W 5 -s 4000 10.9.0.2");
     guest.serve(80, "the guest");
     assert_eq!(hear("10.9.0.2:80").unwrap(), "the guest");
+}
+
+/// Plays slirp4netns: a tap that a program keeps open, with an address.
+fn kept_up(namespace: &Namespace) -> File {
+    let tap = namespace.run(|| open_tap("tap0")).unwrap();
+    let inside = || {
+        run("ip link set tap0 address 02:00:00:00:0a:02 mtu 65520 up");
+        run("ip address add 10.10.0.100/24 dev tap0");
+        run("ip route add default via 10.10.0.2 metric 9");
+    };
+    namespace.run(inside).unwrap();
+    tap
+}
+
+/// Whether a frame is about this address in what has arrived at a tap.
+fn hears_of(tap: &mut File, address: [u8; 4]) -> bool {
+    let mut frame = [0; 2000];
+    loop {
+        let mut wanted = [PollFd::from_borrowed_fd(tap.as_fd(), PollFlags::IN)];
+        if poll(&mut wanted, Some(&Timespec::default())).unwrap() == 0 {
+            return false;
+        }
+        let length = tap.read(&mut frame).unwrap();
+        if frame[..length].windows(4).any(|bytes| bytes == address) {
+            return true;
+        }
+    }
+}
+
+#[test]
+fn programs_of_the_namespace_reach_the_guest() {
+    let host = Host::new();
+    let namespace = somebodys(&host);
+    let mut tap = kept_up(&namespace);
+    let taken = take_over(&namespace, Within::Programs).unwrap();
+    let named: Vec<_> = taken
+        .interfaces
+        .iter()
+        .map(|one| (one.name.as_str(), one.tap.as_str()))
+        .collect();
+    assert_eq!(named, [("eth0", "tap1"), ("tap0", "tap2")]);
+    assert_eq!(taken.interfaces[1].mtu, 65520);
+    let guest = Guest::new(&namespace, &taken, &host.run_folder().join("netns/guest"));
+    guest.serve(80, "the guest");
+    for address in ["10.9.0.2:80", "10.10.0.100:80"] {
+        let said = namespace.run(|| hear(address)).unwrap();
+        assert_eq!(said.unwrap(), "the guest", "{address}");
+    }
+    // From outside as well, and the guest itself gets out.
+    assert_eq!(hear("10.9.0.2:80").unwrap(), "the guest");
+    assert!(guest.pings("10.9.0.1"));
+    // Whoever keeps the other one up hears the guest ask for it.
+    assert!(!guest.pings("10.10.0.2"));
+    assert!(hears_of(&mut tap, [10, 10, 0, 2]));
+}
+
+#[test]
+fn a_guest_that_runs_gets_what_comes_later() {
+    let host = Host::new();
+    let path = host.run_folder().join("netns/late");
+    let spares = [Spare::random("koya0".to_owned()).unwrap()];
+    let empty = Namespace::create(&path).unwrap();
+    make_spares(&empty, &spares).unwrap();
+    // A tap that nobody has open is no interface: a microVM has left it.
+    assert!(take_over(&empty, Within::Nobody).unwrap().interfaces.is_empty());
+    // A guest's own cards are none, also when a VMM has them open.
+    let _card = empty.run(|| open_tap("koya0")).unwrap();
+    let taken = take_over_later(&empty, &spares, Within::Nobody).unwrap();
+    assert!(taken.interfaces.is_empty(), "{taken:?}");
+    Namespace::remove(&path).unwrap();
+
+    let namespace = somebodys(&host);
+    make_spares(&namespace, &spares).unwrap();
+    let _other = kept_up(&namespace);
+    let error = take_over_later(&namespace, &spares, Within::Nobody).unwrap_err();
+    assert!(
+        matches!(error, TakeoverError::TooMany { found: 2, cards: 1 }),
+        "{error}"
+    );
+    namespace.run(|| run("ip link set tap0 down")).unwrap();
+    let taken = take_over_later(&namespace, &spares, Within::Programs).unwrap();
+    let [interface] = taken.interfaces.as_slice() else {
+        panic!("only one is up: {taken:?}")
+    };
+    let seen = (interface.name.as_str(), interface.tap.as_str(), interface.mac);
+    assert_eq!(seen, ("eth0", "koya0", spares[0].mac));
+    let guest = Guest::new(&namespace, &taken, &host.run_folder().join("netns/guest"));
+    assert!(guest.pings("10.9.0.1"));
+    guest.serve(80, "the guest");
+    assert_eq!(
+        namespace.run(|| hear("10.9.0.2:80")).unwrap().unwrap(),
+        "the guest"
+    );
+}
+
+#[test]
+fn a_namespace_is_given_back_as_it_was_unless_a_guest_has_it() {
+    let host = Host::new();
+    let namespace = somebodys(&host);
+    let changes = || {
+        let inside = || run("ip -oneline link show type tun") + &run("tc qdisc show dev eth0 ingress");
+        namespace.run(inside).unwrap()
+    };
+    take_over(&namespace, Within::Nobody).unwrap();
+    assert!(changes().contains("tap0"), "{}", changes());
+    // What nobody has given back is in nobody's way.
+    let taken = take_over(&namespace, Within::Nobody).unwrap();
+    let guest = Guest::new(&namespace, &taken, &host.run_folder().join("netns/guest"));
+    give_back(&namespace).unwrap();
+    assert!(
+        guest.pings("10.9.0.1"),
+        "it was taken away from a guest that lives"
+    );
+    drop(guest);
+    give_back(&namespace).unwrap();
+    assert_eq!(changes(), "");
+    // The kernel, which has the address, answers again.
+    run("ping -n -q -c 1 -W 5 10.9.0.2");
+    give_back(&namespace).unwrap();
 }
 
 #[test]

@@ -8,6 +8,7 @@
 //! ```
 
 mod feeder;
+mod logger;
 mod terminal;
 
 use std::fs::File;
@@ -15,8 +16,10 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 pub use feeder::Feeder;
+pub use logger::{Logger, Writer};
 pub use terminal::{Console, Terminal};
 
 use crate::error::TaskError;
@@ -27,7 +30,7 @@ use crate::runtime::Streams;
 pub struct Wanted {
     /// FIFO to read from; empty for nothing.
     pub stdin: String,
-    /// FIFO or file to write to; empty for nowhere.
+    /// FIFO, file or program to write to; empty for nowhere.
     pub stdout: String,
     /// The same for errors; nothing with a terminal.
     pub stderr: String,
@@ -42,13 +45,15 @@ pub struct Held {
     terminal: Option<Terminal>,
     /// Reading ends of FIFOs: whoever reads may come later, or be gone for a while.
     readers: Vec<File>,
+    /// A program that takes the output.
+    logger: Option<Logger>,
 }
 
 /// Opens the streams of a process without a terminal: those for the runtime, and what is held here.
 ///
 /// # Errors
-/// [`TaskError::Stream`], [`TaskError::File`], [`TaskError::System`]
-pub fn open(wanted: &Wanted) -> Result<(Streams, Held), TaskError> {
+/// [`TaskError::Stream`], [`TaskError::File`], [`TaskError::Logger`], [`TaskError::System`]
+pub fn open(wanted: &Wanted, writer: &Writer<'_>) -> Result<(Streams, Held), TaskError> {
     let mut held = Held::default();
     let stdin = match wanted.stdin.as_str() {
         "" => Stdio::null(),
@@ -59,8 +64,10 @@ pub fn open(wanted: &Wanted) -> Result<(Streams, Held), TaskError> {
             Stdio::from(reader)
         }
     };
-    let stdout = held.sink(&wanted.stdout)?;
-    let stderr = held.sink(&wanted.stderr)?;
+    let [stdout, stderr] = match held.log(wanted, writer)? {
+        Some(sinks) => sinks.map(Stdio::from),
+        None => [held.sink(&wanted.stdout)?, held.sink(&wanted.stderr)?],
+    };
     Ok(([stdin, stdout, stderr], held))
 }
 
@@ -68,15 +75,15 @@ pub fn open(wanted: &Wanted) -> Result<(Streams, Held), TaskError> {
 ///
 /// # Errors
 /// As [`open`].
-pub fn attach(wanted: &Wanted, console: &Console) -> Result<Held, TaskError> {
+pub fn attach(wanted: &Wanted, console: &Console, writer: &Writer<'_>) -> Result<Held, TaskError> {
     let mut held = Held::default();
     let master = console.take()?;
-    let sink = match open_sink(&wanted.stdout)? {
-        Some((sink, reader)) => {
+    let sink = match held.log(wanted, writer)? {
+        Some([out, _]) => Some(out),
+        None => open_sink(&wanted.stdout)?.map(|(sink, reader)| {
             held.readers.extend(reader);
-            Some(sink)
-        }
-        None => None,
+            sink
+        }),
     };
     if !wanted.stdin.is_empty() {
         let source = source(Path::new(&wanted.stdin))?;
@@ -88,6 +95,28 @@ pub fn attach(wanted: &Wanted, console: &Console) -> Result<Held, TaskError> {
 }
 
 impl Held {
+    /// The ends of a program that is to take output and errors, if one is.
+    fn log(&mut self, wanted: &Wanted, writer: &Writer<'_>) -> Result<Option<[File; 2]>, TaskError> {
+        if !wanted.stdout.starts_with(logger::SCHEME) {
+            return Ok(None);
+        }
+        let (logger, sinks) = Logger::start(&wanted.stdout, writer)?;
+        self.logger = Some(logger);
+        Ok(Some(sinks))
+    }
+
+    /// Sees to the last of the output of a process that has ended, whose terminal may take this long.
+    pub fn finish(mut self, patience: Duration) {
+        if let Some(terminal) = self.terminal() {
+            terminal.await_end(patience);
+        }
+        let logger = self.logger.take();
+        drop(self);
+        if let Some(logger) = logger {
+            logger.finish();
+        }
+    }
+
     fn sink(&mut self, wanted: &str) -> Result<Stdio, TaskError> {
         Ok(match open_sink(wanted)? {
             Some((sink, reader)) => {
@@ -155,12 +184,21 @@ fn open_sink(wanted: &str) -> Result<Option<(File, Option<File>)>, TaskError> {
 mod tests {
     use std::io::{Read, Write};
     use std::process::Command;
-    use std::time::Duration;
+    use std::sync::Arc;
 
     use rustix::fs::{CWD, FileType, Mode, mknodat};
 
     use super::*;
+    use crate::reaper::Reaper;
     use crate::task::tests::{reaper, run};
+
+    fn writer(reaper: &Arc<Reaper>) -> Writer<'_> {
+        Writer {
+            id: "web",
+            namespace: "space",
+            reaper,
+        }
+    }
 
     struct Fifos(PathBuf);
 
@@ -193,7 +231,7 @@ mod tests {
     #[test]
     fn what_was_typed_before_the_end_arrives_and_late_readers_read_all() {
         let fifos = Fifos::new("pipes");
-        let (streams, mut held) = open(&fifos.wanted()).unwrap();
+        let (streams, mut held) = open(&fifos.wanted(), &writer(&reaper())).unwrap();
         let [stdin, stdout, stderr] = streams;
         let mark = reaper().mark();
         let mut command = Command::new("cat");
@@ -217,7 +255,7 @@ mod tests {
     #[test]
     fn the_end_of_a_fifo_is_the_end_of_the_input() {
         let fifos = Fifos::new("end");
-        let (streams, _held) = open(&fifos.wanted()).unwrap();
+        let (streams, _held) = open(&fifos.wanted(), &writer(&reaper())).unwrap();
         let [stdin, stdout, _] = streams;
         let mut command = Command::new("cat");
         command.stdin(stdin).stdout(stdout);
@@ -236,7 +274,7 @@ mod tests {
                 stdout: format!("file://{}", path.display()),
                 ..Wanted::default()
             };
-            let ([_, stdout, _], _held) = open(&wanted).unwrap();
+            let ([_, stdout, _], _held) = open(&wanted, &writer(&reaper())).unwrap();
             let mut command = Command::new("echo");
             command.arg(word).stdout(stdout);
             assert_eq!(run(command), 0);
@@ -250,9 +288,13 @@ mod tests {
             stdout: stdout.to_owned(),
             ..Wanted::default()
         };
-        let error = open(&wanted("binary:///bin/logger")).unwrap_err().one_line();
-        assert!(error.contains("\"binary:///bin/logger\""), "{error}");
-        let error = open(&wanted("/no/such/fifo")).unwrap_err().one_line();
+        let error = open(&wanted("other:///bin/logger"), &writer(&reaper()))
+            .unwrap_err()
+            .one_line();
+        assert!(error.contains("\"other:///bin/logger\""), "{error}");
+        let error = open(&wanted("/no/such/fifo"), &writer(&reaper()))
+            .unwrap_err()
+            .one_line();
         assert!(error.contains("/no/such/fifo"), "{error}");
     }
 }

@@ -13,7 +13,7 @@ use crate::error::TaskError;
 use crate::generated::{events, task};
 use crate::mounts;
 use crate::runtime::silent;
-use crate::stdio::{self, Console, Wanted};
+use crate::stdio::{self, Console, Wanted, Writer};
 
 impl Tasks {
     /// Creates a container; its pid.
@@ -23,6 +23,7 @@ impl Tasks {
             mounts::mount_all(&request.rootfs, &container.rootfs()).and_then(|()| self.boot(&container));
         match made {
             Ok(pid) => {
+                self.seat.join(&request.id, pid);
                 self.tell_created(request, pid);
                 Ok(pid)
             }
@@ -118,7 +119,7 @@ impl Tasks {
                 (silent(), None)
             }
             None => {
-                let (streams, held) = stdio::open(&process.wanted)?;
+                let (streams, held) = stdio::open(&process.wanted, &self.writer(process))?;
                 (streams, Some(held))
             }
         };
@@ -127,7 +128,7 @@ impl Tasks {
         let (pid, mark) = self.runtime.begin(bundle, &words, streams, pid_file)?;
         let held = match (held, &console) {
             (Some(held), _) => Ok(held),
-            (None, Some(console)) => stdio::attach(&process.wanted, console),
+            (None, Some(console)) => stdio::attach(&process.wanted, console, &self.writer(process)),
             (None, None) => Ok(stdio::Held::default()),
         };
         // Whoever is there is waited for, even if nobody can see what it says.
@@ -145,6 +146,18 @@ impl Tasks {
                 let _ = process.signal(libc::SIGKILL.cast_unsigned());
                 Err(error)
             }
+        }
+    }
+
+    /// Whose output it is, for a program that takes it.
+    fn writer<'a>(&'a self, process: &'a Process) -> Writer<'a> {
+        Writer {
+            id: match process.exec.as_str() {
+                "" => &process.id,
+                exec => exec,
+            },
+            namespace: self.publisher.namespace(),
+            reaper: self.runtime.reaper(),
         }
     }
 

@@ -30,6 +30,7 @@ use crate::generated::{events, task};
 use crate::publish::Publisher;
 use crate::reaper::Exit;
 use crate::runtime::{Runtime, silent};
+use crate::seat::Seat;
 use crate::{log, mounts, time};
 
 /// Containers of one shim: a pod has a few.
@@ -45,22 +46,24 @@ const READERS: Duration = Duration::from_secs(3);
 
 /// All that a shim has.
 pub struct Tasks {
-    runtime: Runtime,
+    runtime: Arc<Runtime>,
     publisher: Publisher,
     containers: Mutex<HashMap<String, Arc<Container>>>,
     waits: AtomicUsize,
     over: (Mutex<bool>, Condvar),
+    seat: Seat,
 }
 
 impl Tasks {
     /// Without any container yet.
     pub fn new(runtime: Runtime, publisher: Publisher) -> Self {
         Self {
-            runtime,
+            runtime: Arc::new(runtime),
             publisher,
             containers: Mutex::default(),
             waits: AtomicUsize::new(0),
             over: (Mutex::new(false), Condvar::new()),
+            seat: Seat::here(),
         }
     }
 
@@ -226,6 +229,7 @@ impl Tasks {
             container.remove(exec)?;
             return Ok((seen.pid, Self::farewell(&process)));
         }
+        self.seat.leave(id);
         self.runtime
             .run(&container.bundle, &["delete", "--force", id], silent())?;
         process.wait_within(LAST_STEPS);
@@ -254,10 +258,7 @@ impl Tasks {
 
     /// The last of a process.
     fn farewell(process: &Process) -> Exit {
-        let held = process.take_streams();
-        if let Some(terminal) = held.terminal() {
-            terminal.await_end(LAST_WORDS);
-        }
+        process.take_streams().finish(LAST_WORDS);
         process.forgotten();
         process.wait()
     }
@@ -277,9 +278,11 @@ impl Tasks {
     /// Sees to it that the end of a process is heard of.
     fn watch(&self, process: &Arc<Process>, pid: u32, since: crate::reaper::Mark) {
         let watched = Arc::clone(process);
-        self.runtime
-            .reaper()
-            .watch(pid, since, move |exit| watched.ended(exit));
+        let runtime = Arc::clone(&self.runtime);
+        self.runtime.reaper().watch(pid, since, move |exit| {
+            let is_out = watched.exec.is_empty() && runtime.was_out_of_memory(&watched.id);
+            watched.ended(exit, is_out);
+        });
     }
 
     /// Removes what the runtime has of a container that did not come to be.

@@ -77,6 +77,8 @@ struct Life {
     silent: bool,
     /// Whether its beginning is about to be announced, which comes before its end.
     announcing: bool,
+    /// Whether something of the container was killed for want of memory.
+    out_of_memory: bool,
 }
 
 impl Life {
@@ -118,6 +120,7 @@ impl Process {
                 held: Held::default(),
                 silent: false,
                 announcing: false,
+                out_of_memory: false,
             }),
             changed: Condvar::new(),
         }
@@ -206,14 +209,14 @@ impl Process {
         let mut life = self.life();
         life.announcing = false;
         if let Some(exit) = life.seen.exit {
-            self.tell_end(life.seen.pid, exit);
+            self.tell_end(&life, exit);
         }
         drop(life);
         self.changed.notify_all();
     }
 
-    /// It has ended.
-    pub fn ended(&self, exit: Exit) {
+    /// It has ended; `out_of_memory`: something of the container was killed for want of memory.
+    pub fn ended(&self, exit: Exit, out_of_memory: bool) {
         let mut life = self.life();
         life.handle = None;
         // Whoever deleted it has been told another end, and waits for none.
@@ -222,9 +225,10 @@ impl Process {
         }
         life.seen.exit = Some(exit);
         life.seen.status = Status::Stopped;
+        life.out_of_memory = out_of_memory;
         // Before anybody knows who could delete it: its end is told before that is.
         if !life.announcing {
-            self.tell_end(life.seen.pid, exit);
+            self.tell_end(&life, exit);
         }
         drop(life);
         self.changed.notify_all();
@@ -298,7 +302,15 @@ impl Process {
         self.life.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell_end(&self, pid: u32, exit: Exit) {
+    fn tell_end(&self, life: &Life, exit: Exit) {
+        // First, so that whoever is told of the end knows the reason.
+        if life.out_of_memory {
+            let event = events::TaskOOM {
+                container_id: self.id.clone(),
+                ..Default::default()
+            };
+            self.publisher.publish("/tasks/oom", "TaskOOM", &event);
+        }
         let event = events::TaskExit {
             container_id: self.id.clone(),
             // The first process has the container's name in events.
@@ -306,7 +318,7 @@ impl Process {
                 "" => self.id.clone(),
                 exec => exec.to_owned(),
             },
-            pid,
+            pid: life.seen.pid,
             exit_status: exit.status,
             exited_at: Some(time::of_exit(exit.at)).into(),
             ..Default::default()

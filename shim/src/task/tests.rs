@@ -185,6 +185,19 @@ fn a_container_goes_its_way_and_no_other() {
 }
 
 #[test]
+fn a_want_of_memory_is_told_before_the_end() {
+    let bench = Bench::new("oom");
+    bench.create("web").unwrap();
+    bench.tasks.start("web").unwrap();
+    fs::write(bench.folder.join("web/oom"), "").unwrap();
+    bench.kill("web").unwrap();
+    bench.tasks.wait("web", "").unwrap();
+    for topic in ["create", "start", "oom", "exit"] {
+        assert_eq!(bench.told(), format!("/tasks/{topic}"));
+    }
+}
+
+#[test]
 fn who_waits_for_one_that_is_never_started_is_told() {
     let bench = Bench::new("never");
     bench.create("unstartable").unwrap();

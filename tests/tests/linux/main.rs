@@ -27,6 +27,7 @@ mod net;
 mod network;
 mod pause;
 mod podman;
+mod prepared;
 mod report;
 mod running;
 mod support;

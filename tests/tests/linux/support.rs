@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -181,6 +181,21 @@ pub fn install_runtime(folder: &Path) -> PathBuf {
     runtime
 }
 
+/// Copies a program that `variable` names, and the parts of a microVM beside it, to where ordinary users may run them.
+pub fn install_for_users(folder: &Path, (variable, name): (&str, &str)) {
+    fs::create_dir(folder).unwrap();
+    for (variable, name) in [
+        (variable, name),
+        ("KOYA_VMM", "koya-vmm"),
+        ("KOYA_AGENT", "koya-agent"),
+        ("KOYA_KERNEL", "vmlinux"),
+        ("KOYA_VIRTIOFSD", "virtiofsd"),
+    ] {
+        fs::copy(from_env(variable), folder.join(name)).unwrap();
+        fs::set_permissions(folder.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+}
+
 /// Waits until something is so.
 pub fn until(what: &str, is_so: impl Fn() -> bool) {
     let start = Instant::now();
@@ -196,4 +211,10 @@ pub fn pids_of(name: &str) -> Vec<u32> {
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     pids.filter(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name))
         .collect()
+}
+
+/// Sends a signal to a process.
+pub fn kill(pid: u32, number: i32) {
+    // SAFETY: kill takes two numbers and touches no memory.
+    unsafe { libc::kill(pid.cast_signed(), number) };
 }

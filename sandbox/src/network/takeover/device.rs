@@ -19,7 +19,10 @@ pub(super) struct Device {
     pub(super) mtu: u32,
     ethernet: bool,
     up: bool,
-    tap: bool,
+    /// A tap that some program has made.
+    pub(super) tap: bool,
+    /// Whether somebody is at its other end.
+    carrier: bool,
 }
 
 impl Device {
@@ -46,12 +49,19 @@ impl Device {
             ethernet: message.header.link_layer_type == LinkLayerType::Ether,
             up: message.header.flags.contains(LinkFlags::Up),
             tap,
+            carrier: message.header.flags.contains(LinkFlags::LowerUp),
         })
     }
 
-    /// Tunnels that the kernel puts into every namespace are down, or are no Ethernet.
+    /// Tunnels that the kernel puts into every namespace are down, or are no Ethernet. A tap is one if a program keeps it
+    /// open, which is a network then: slirp4netns, pasta. What a microVM has left has nobody at its other end.
     pub(super) fn is_for_guests(&self) -> bool {
-        self.ethernet && self.up && !self.tap
+        self.ethernet && self.up && (!self.tap || self.carrier)
+    }
+
+    /// Whether it is a tap.
+    pub(super) fn is_tap(&self) -> bool {
+        self.tap
     }
 }
 

@@ -8,14 +8,18 @@
 //! ```
 //!
 //! Somebody made the namespace, and somebody knows how to unmake it: netavark, CNI, libnetwork. Nothing is changed in it
-//! but the queueing disciplines of its interfaces; their addresses go only if the caller wants so.
+//! but the queueing disciplines of its interfaces; their addresses go only if the caller wants so. Where a name server of
+//! the namespace's own has to ask others, [`keep_answers`] lets it hear them. A namespace that is there after its guest is
+//! given back as it was ([`give_back`]).
 
 mod device;
 mod read;
 mod redirect;
 mod tap;
+mod within;
 
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::net::IpAddr;
 
 use koya_proto::v1;
@@ -51,6 +55,16 @@ pub enum TakeoverError {
         /// Why.
         source: io::Error,
     },
+    /// A guest that runs already has no more cards.
+    #[error(
+        "the network namespace has {found} interfaces, and a guest that is given them late has {cards} cards"
+    )]
+    TooMany {
+        /// How many there are.
+        found: usize,
+        /// How many it has.
+        cards: usize,
+    },
     /// An interface cannot be changed.
     #[error("cannot {act} of the interface {name}")]
     Change {
@@ -58,6 +72,12 @@ pub enum TakeoverError {
         act: &'static str,
         /// The interface.
         name: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The namespace's own ports cannot be chosen.
+    #[error("cannot choose the ports of the network namespace's own (net.ipv4.ip_local_port_range)")]
+    Ports {
         /// Why.
         source: io::Error,
     },
@@ -136,6 +156,19 @@ pub struct Spare {
     pub mac: Mac,
 }
 
+impl Spare {
+    /// A card with a MAC that nobody else has.
+    ///
+    /// # Errors
+    /// That of /dev/urandom.
+    pub fn random(tap: String) -> io::Result<Self> {
+        let mut random = [0; 6];
+        File::open("/dev/urandom")?.read_exact(&mut random)?;
+        let mac = Mac::local(random);
+        Ok(Self { tap, mac })
+    }
+}
+
 /// What becomes of the addresses of an interface that is taken over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Addresses {
@@ -145,27 +178,144 @@ pub enum Addresses {
     Strip,
 }
 
-/// Takes over every Ethernet interface of a namespace that is up, under its own name. Its taps are `tap0`, `tap1` ….
+/// Who of the namespace itself wants to reach the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Within {
+    /// Nobody: whoever wants to comes from outside.
+    Nobody,
+    /// Programs: an ordinary user's engine forwards ports by connecting from there.
+    Programs,
+}
+
+/// Takes over every Ethernet interface of a namespace that is up, under its own name. Its taps are called `tap0`, `tap1` …,
+/// unless an interface is. Programs of the namespace reach guests over interfaces that a program keeps up in any case.
 ///
 /// # Errors
 /// [`TakeoverError`]; what was done until then goes with the namespace.
-pub fn take_over(namespace: &Namespace) -> Result<Taken, TakeoverError> {
+pub fn take_over(namespace: &Namespace, within: Within) -> Result<Taken, TakeoverError> {
     namespace.run(|| {
         let netlink = open()?;
-        let devices = device::all(&netlink)?;
-        let ours: Vec<_> = devices
-            .into_iter()
-            .filter(Device::is_for_guests)
-            .enumerate()
-            .map(|(number, device)| (device.name.clone(), format!("tap{number}"), device))
-            .collect();
-        let taken = read::taken(&netlink, &ours)?;
-        for (_, tap, device) in &ours {
-            tap::make(tap)?;
-            join(&netlink, device, tap)?;
-        }
-        Ok(taken)
+        // Of a guest whose end nobody has seen.
+        give_back_here(&netlink)?;
+        let mut devices = device::all(&netlink)?;
+        devices.retain(Device::is_for_guests);
+        let free = tap_names(&devices);
+        let spares = devices
+            .iter()
+            .zip(free)
+            .map(|(device, tap)| Spare { tap, mac: device.mac });
+        let spares: Vec<_> = spares.collect();
+        take(&netlink, devices, &spares, within)
     })?
+}
+
+/// The same for a guest that runs already: each interface gets one of the cards that the guest was given for that, with the
+/// card's MAC.
+///
+/// # Errors
+/// [`TakeoverError`]
+pub fn take_over_later(
+    namespace: &Namespace,
+    spares: &[Spare],
+    within: Within,
+) -> Result<Taken, TakeoverError> {
+    namespace.run(|| {
+        let netlink = open()?;
+        let mut devices = device::all(&netlink)?;
+        let is_spare = |device: &Device| spares.iter().any(|spare| spare.tap == device.name);
+        devices.retain(|device| device.is_for_guests() && !is_spare(device));
+        if devices.len() > spares.len() {
+            return Err(TakeoverError::TooMany {
+                found: devices.len(),
+                cards: spares.len(),
+            });
+        }
+        take(&netlink, devices, spares, within)
+    })?
+}
+
+/// Lets processes of a namespace that was taken over go on asking name servers elsewhere: answers to ports from 61440 on,
+/// which from now on are those that the namespace chooses from, stay there; datagrams go to the guest as well.
+///
+/// # Errors
+/// [`TakeoverError`]; to be had without, only names of elsewhere then stay unknown.
+pub fn keep_answers(namespace: &Namespace, taken: &Taken) -> Result<(), TakeoverError> {
+    namespace.run(|| {
+        let netlink = open()?;
+        for interface in &taken.interfaces {
+            let from = device::find(&netlink, &interface.name)?;
+            redirect::keep_answers(&netlink, &from, &device::find(&netlink, &interface.tap)?)?;
+        }
+        let range = "/proc/sys/net/ipv4/ip_local_port_range";
+        fs::write(range, redirect::OWN_PORT_RANGE).map_err(|source| TakeoverError::Ports { source })
+    })?
+}
+
+/// Undoes [`take_over`] in a namespace that outlives its guest: the taps go, and frames go their usual way again. As long as
+/// a VMM has a tap open, all is left as it is.
+///
+/// # Errors
+/// [`TakeoverError`]
+pub fn give_back(namespace: &Namespace) -> Result<(), TakeoverError> {
+    namespace.run(|| give_back_here(&open()?))?
+}
+
+fn give_back_here(netlink: &Netlink) -> Result<(), TakeoverError> {
+    let devices = device::all(netlink)?;
+    let is_there = |name: &String| {
+        devices
+            .iter()
+            .any(|device| device.is_tap() && device.name == *name)
+    };
+    let taps: Vec<_> = tap_numbers().take(devices.len()).take_while(is_there).collect();
+    for tap in &taps {
+        if !tap::remove(tap)? {
+            return Ok(());
+        }
+    }
+    let others = devices.iter().filter(|device| device.is_for_guests());
+    for device in others.take(taps.len()) {
+        redirect::remove(netlink, device)?;
+    }
+    Ok(())
+}
+
+/// Joins each device to the tap of its card.
+fn take(
+    netlink: &Netlink,
+    devices: Vec<Device>,
+    cards: &[Spare],
+    within: Within,
+) -> Result<Taken, TakeoverError> {
+    let ours: Vec<_> = devices
+        .into_iter()
+        .zip(cards)
+        .map(|(device, card)| (device.name.clone(), card.tap.clone(), device))
+        .collect();
+    let mut taken = read::taken(netlink, &ours)?;
+    for (interface, card) in taken.interfaces.iter_mut().zip(cards) {
+        interface.mac = card.mac;
+    }
+    let interfaces = taken.interfaces.clone();
+    for (number, ((_, tap, device), interface)) in ours.iter().zip(&interfaces).enumerate() {
+        tap::make(tap)?;
+        join(netlink, device, tap)?;
+        if device.tap || within == Within::Programs {
+            let tap = device::find(netlink, tap)?;
+            within::let_in(netlink, number, device, &tap, interface, &mut taken)?;
+        }
+    }
+    Ok(taken)
+}
+
+/// Names for taps beside these interfaces: the same whenever they are asked for.
+fn tap_names(devices: &[Device]) -> Vec<String> {
+    let is_free = |name: &String| devices.iter().all(|device| device.name != *name);
+    tap_numbers().filter(is_free).take(devices.len()).collect()
+}
+
+fn tap_numbers() -> impl Iterator<Item = String> {
+    (0..).map(|number: usize| format!("tap{number}"))
 }
 
 /// Takes over the interface `from`, which the guest is to call `name`, with a tap that may be there already.

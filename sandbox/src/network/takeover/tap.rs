@@ -14,7 +14,31 @@ pub(super) fn make(name: &str) -> Result<(), TakeoverError> {
     })
 }
 
+/// Removes one, unless somebody has it open; whether it is gone.
+pub(super) fn remove(name: &str) -> Result<bool, TakeoverError> {
+    let removed = match open(name) {
+        Ok(file) => persist(&file, false).map(|()| true),
+        // A VMM has it.
+        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Ok(false),
+        Err(error) => Err(error),
+    };
+    removed.map_err(|source| TakeoverError::Tap {
+        name: name.to_owned(),
+        source,
+    })
+}
+
 fn make_persistent(name: &str) -> io::Result<()> {
+    match open(name) {
+        Ok(file) => persist(&file, true),
+        // A VMM has it open: it is there.
+        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Opens one, which is made if there is none.
+fn open(name: &str) -> io::Result<File> {
     let file = File::options().read(true).write(true).open("/dev/net/tun")?;
     // SAFETY: an ifreq of zeros is valid: an empty name and zeros in every member of its union.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
@@ -28,17 +52,17 @@ fn make_persistent(name: &str) -> io::Result<()> {
     request.ifr_ifru.ifru_flags = i16::try_from(flags).unwrap_or_default();
     // SAFETY: TUNSETIFF reads and writes one ifreq, which outlives the call.
     let made = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
-    if made < 0 {
-        let error = io::Error::last_os_error();
-        // A VMM has it open: it is there.
-        return match error.raw_os_error() {
-            Some(libc::EBUSY) => Ok(()),
-            _ => Err(error),
-        };
+    match made {
+        0.. => Ok(file),
+        _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// Whether it stays when nobody has it open.
+fn persist(tap: &File, stays: bool) -> io::Result<()> {
     // SAFETY: TUNSETPERSIST takes a number, no pointer.
-    if unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETPERSIST, 1) } < 0 {
-        return Err(io::Error::last_os_error());
+    match unsafe { libc::ioctl(tap.as_raw_fd(), libc::TUNSETPERSIST, libc::c_ulong::from(stays)) } {
+        0.. => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
-    Ok(())
 }

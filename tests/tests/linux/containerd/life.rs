@@ -6,13 +6,13 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use super::{Containerd, IMAGE, KOYA, signal, until};
+use super::{Containerd, IMAGE, KOYA, kill, until};
 
 /// Ends well when asked to.
 const SERVER: &str = "trap 'exit 9' TERM; while :; do sleep 0.2; done";
 
 /// How a task is: its pid, and what containerd says.
-fn task(engine: &Containerd) -> Option<(String, String)> {
+pub(super) fn task(engine: &Containerd) -> Option<(String, String)> {
     let tasks = engine.said(&["tasks", "ls"]).out;
     let mut words = tasks
         .lines()
@@ -22,7 +22,7 @@ fn task(engine: &Containerd) -> Option<(String, String)> {
     Some((words.next()?.to_owned(), words.next()?.to_owned()))
 }
 
-fn is(engine: &Containerd, status: &str) {
+pub(super) fn is(engine: &Containerd, status: &str) {
     let what = format!("the task is not {status}: {:?}", task(engine));
     until(&what, || task(engine).is_some_and(|(_, is)| is == status));
 }
@@ -102,7 +102,7 @@ pub(super) fn a_task_is_looked_after(engine: &Containerd) {
 }
 
 /// `ctr events`, to a file.
-fn listen(engine: &Containerd) -> Child {
+pub(super) fn listen(engine: &Containerd) -> Child {
     let file = fs::File::create(engine.home.path("events")).unwrap();
     let child = engine
         .ctr(&["events"])
@@ -150,7 +150,7 @@ pub(super) fn a_task_goes_on_without_containerd(engine: &mut Containerd) {
     // It ends while nobody is there to be told.
     engine.stop();
     let pid: u32 = before.0.parse().unwrap();
-    signal(pid, libc::SIGTERM);
+    kill(pid, libc::SIGTERM);
     until("it does not end", || !fs::exists(format!("/proc/{pid}")).unwrap());
     engine.restart();
     is(engine, "STOPPED");
@@ -187,7 +187,7 @@ pub(super) fn a_pods_shim_that_is_killed_leaves_nothing(engine: &Containerd) {
     assert_eq!(engine.shims(), shim);
     is(engine, "RUNNING");
     let mut waiting = waiter(engine);
-    signal(shim[0], libc::SIGKILL);
+    kill(shim[0], libc::SIGKILL);
     engine.is_clean("something is left of a killed shim");
     let _ = waiting.wait();
     until("containerd does not know", || {

@@ -1,6 +1,8 @@
 //! containerd with `containerd-shim-koya-v2` beside the shim for runc: the same command lines of `ctr`, the same output, the
 //! same exit codes.
 
+mod around;
+mod crash;
 mod life;
 mod pool;
 mod run;
@@ -14,7 +16,9 @@ use std::time::{Duration, Instant};
 use koya_tests::vm::{Scratch, from_env};
 use serde_json::json;
 
-use crate::support::{PATIENCE, Said, fed, install_runtime, isolate, pids_of, sha256_of, succeed, until};
+use crate::support::{
+    PATIENCE, Said, fed, install_runtime, isolate, kill, pids_of, sha256_of, succeed, until,
+};
 
 /// The image that every test uses.
 const IMAGE: &str = "docker.io/library/busybox:1";
@@ -51,6 +55,21 @@ fn a_task_outlives_containerd_and_not_its_shim() {
     engine.ends();
 }
 
+#[test]
+fn whatever_is_killed_under_load_containerd_sees_the_task_dead() {
+    let engine = Containerd::new("");
+    crash::whatever_is_killed_the_task_is_dead(&engine);
+    engine.ends();
+}
+
+#[test]
+fn a_task_is_counted_logged_and_sized_as_the_operator_wants() {
+    let engine = Containerd::new("");
+    around::what_the_operator_does_not_allow_is_refused(&engine);
+    around::a_logger_takes_the_output_and_a_want_of_memory_is_told(&engine);
+    engine.ends();
+}
+
 impl Containerd {
     /// With more settings than its own.
     fn new(more: &str) -> Self {
@@ -81,6 +100,7 @@ impl Containerd {
             folder("sock"),
         );
         home.file("config.toml", settings);
+        home.file("koya.toml", "");
         let daemon = launch(&home);
         let mut engine = Self {
             home,
@@ -118,7 +138,7 @@ impl Containerd {
         }
         fs::create_dir(&parts).unwrap();
         fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
-        let applets = "sh cat echo id sleep hostname stty touch grep seq sha256sum kill ps httpd wget tr";
+        let applets = "sh cat echo id sleep hostname stty touch grep seq sha256sum kill ps httpd wget tr dd";
         for applet in applets
             .split(' ')
             .filter(|applet| !root.join("bin").join(applet).is_symlink())
@@ -164,8 +184,19 @@ impl Containerd {
     }
 
     /// Kills it with the signal that nobody can do anything about, and starts another one.
-    fn restart(&mut self) {
+    pub fn restart(&mut self) {
         self.stop();
+        self.begin();
+    }
+
+    /// Has it end as it wants to, and starts another one.
+    pub fn restart_politely(&mut self) {
+        kill(self.daemon.id(), libc::SIGTERM);
+        let _ = self.daemon.wait();
+        self.begin();
+    }
+
+    fn begin(&mut self) {
         self.daemon = launch(&self.home);
         self.await_daemon();
     }
@@ -249,7 +280,7 @@ impl Containerd {
     }
 
     /// Waits until there is nothing.
-    fn is_clean(&self, what: &str) {
+    pub fn is_clean(&self, what: &str) {
         let start = Instant::now();
         while !self.left().is_empty() {
             assert!(start.elapsed() < PATIENCE, "{what}: {:?}", self.left());
@@ -257,7 +288,8 @@ impl Containerd {
         }
     }
 
-    fn shims(&self) -> Vec<u32> {
+    /// Its shims for Koya.
+    pub fn shims(&self) -> Vec<u32> {
         shims_of(&self.namespace)
     }
 
@@ -279,7 +311,7 @@ impl Drop for Containerd {
         }
         self.stop();
         for pid in shims_of(&self.namespace) {
-            signal(pid, libc::SIGKILL);
+            kill(pid, libc::SIGKILL);
         }
     }
 }
@@ -295,6 +327,7 @@ fn launch(home: &Scratch) -> Child {
     Command::new("containerd")
         .arg("--config")
         .arg(home.path("config.toml"))
+        .env("KOYA_CONFIG", home.path("koya.toml"))
         // It may not wait for udev, which an emulated host does not have.
         .env("DM_DISABLE_UDEV", "1")
         .env("PATH", format!("{}:{path}", home.path("bin").display()))
@@ -315,9 +348,4 @@ fn shims_of(namespace: &str) -> Vec<u32> {
         line.contains("containerd-shim-koya-v2\0") && line.contains(&format!("\0{namespace}\0"))
     };
     pids.filter(is_one).collect()
-}
-
-fn signal(pid: u32, number: i32) {
-    // SAFETY: kill takes two numbers and touches no memory.
-    unsafe { libc::kill(pid.cast_signed(), number) };
 }

@@ -4,6 +4,7 @@
 //! The engine is Debian's, and starts slowly where KVM is emulated: one of them serves all command lines.
 
 mod life;
+mod networks;
 mod run;
 
 use std::fs;
@@ -41,6 +42,15 @@ fn docker_runs_containers_in_microvms_as_it_does_with_runc() {
     run::what_a_microvm_cannot_have_is_told(&engine);
     life::a_container_lives_as_with_runc(&engine);
     life::a_microvm_that_is_killed_is_a_dead_container(&engine);
+    engine.ends();
+}
+
+#[test]
+fn containers_of_networks_and_applications_find_each_other() {
+    let engine = Docker::new();
+    run::images_are_built_by_commands_in_microvms(&engine);
+    networks::containers_find_each_other_by_name(&engine);
+    networks::an_application_of_several_containers_runs(&engine);
     engine.ends();
 }
 
@@ -86,12 +96,18 @@ impl Docker {
 
     /// `docker`, in the engine's network.
     fn docker(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(CLIENT);
+        let mut command = self.without_settings(CLIENT);
         command
             .arg("--host")
             .arg(format!("unix://{}", self.home.path("socket").display()))
-            .args(words)
-            // Whoever runs the tests may have settings for another engine.
+            .args(words);
+        command
+    }
+
+    /// A client that has no settings: whoever runs the tests may have some, for another engine.
+    fn without_settings(&self, client: &str) -> Command {
+        let mut command = Command::new(client);
+        command
             .env("DOCKER_CONFIG", self.home.path("config"))
             .env("DOCKER_BUILDKIT", "0")
             .env_remove("DOCKER_CONTEXT")

@@ -10,6 +10,7 @@ mod inits;
 mod life;
 mod logs;
 mod network;
+mod policies;
 mod refusals;
 mod rooms;
 mod rootless;

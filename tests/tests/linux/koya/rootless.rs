@@ -1,12 +1,11 @@
 //! Somebody who is not root, and may open /dev/kvm: everything but networks.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, chown};
 use std::process::{Command, Output, Stdio};
 
-use koya_tests::vm::from_env;
-
 use super::{User, refusal, told, until};
+use crate::support::install_for_users;
 
 /// His number, which no other user of the host has.
 const UID: u32 = 64_321;
@@ -20,17 +19,7 @@ impl Somebody {
     fn new() -> Self {
         let user = User::new();
         let bin = user.home.path("bin");
-        fs::create_dir(&bin).unwrap();
-        for (variable, name) in [
-            ("KOYA_CLI", "koya"),
-            ("KOYA_VMM", "koya-vmm"),
-            ("KOYA_AGENT", "koya-agent"),
-            ("KOYA_KERNEL", "vmlinux"),
-            ("KOYA_VIRTIOFSD", "virtiofsd"),
-        ] {
-            fs::copy(from_env(variable), bin.join(name)).unwrap();
-            fs::set_permissions(bin.join(name), fs::Permissions::from_mode(0o755)).unwrap();
-        }
+        install_for_users(&bin, ("KOYA_CLI", "koya"));
         let his = user.home.path("his");
         fs::create_dir_all(his.join("src")).unwrap();
         fs::write(his.join("src/data"), "his\n").unwrap();

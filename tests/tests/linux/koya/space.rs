@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use super::images::Registry;
 use super::{User, is_empty, refusal, told};
-use crate::support::{isolate, noise, succeed};
+use crate::support::{fed, isolate, noise, succeed};
 
 /// Bytes of a file that does not become smaller.
 const LARGE: u64 = 12 << 20;
@@ -99,5 +99,15 @@ fn an_image_that_does_not_fit_is_refused_and_leaves_the_space_free() {
         let loaded = koya(&["load", "--quiet", small.to_str().unwrap()]);
         assert_eq!(told(&loaded).2, Some(0), "{loaded:?}");
         assert!(!has_no_image(&home));
+        // As docker's users pass an image on.
+        let archive = fs::read(&small).unwrap();
+        let mut command = Command::new(std::env::var_os("KOYA_CLI").unwrap());
+        let said = fed(
+            command.args(["load", "--quiet"]).env("KOYA_HOME", &home),
+            &archive,
+        );
+        assert_eq!(said.out.as_bytes(), loaded.stdout, "{said:?}");
+        let nothing = refusal(&koya(&["load"]), 125);
+        assert!(nothing.contains("no archive"), "{nothing}");
     }
 }

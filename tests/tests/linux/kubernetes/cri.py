@@ -5,7 +5,8 @@
 
 Each line of standard input is a call: ["Method", {field: value}]. Each line of standard output is its answer: {"done":
 {field: value}} or {"failed": [code, message]}. Fields of requests that are left out have their defaults; fields of answers
-that are not listed below are not shown.
+that are not listed below are not shown. A list of calls of one method, ["Method", [{field: value}, …]], is made at once; its
+answer is a list.
 """
 import json
 import sys
@@ -145,6 +146,14 @@ def decode(name, text):
     return values
 
 
+def outcome(future):
+    """What becomes of a call."""
+    try:
+        return {"done": future.result()}
+    except grpc.RpcError as error:
+        return {"failed": [error.code().name, error.details()]}
+
+
 def main():
     channel = grpc.insecure_channel(f"unix://{sys.argv[1]}")
     for line in sys.stdin:
@@ -153,10 +162,10 @@ def main():
             f"/runtime.v1.RuntimeService/{method}",
             request_serializer=lambda values, method=method: encode(f"{method}Request", values),
             response_deserializer=lambda text, method=method: decode(f"{method}Response", text))
-        try:
-            answer = {"done": call(request, timeout=PATIENCE)}
-        except grpc.RpcError as error:
-            answer = {"failed": [error.code().name, error.details()]}
+        if isinstance(request, list):
+            answer = [outcome(future) for future in [call.future(one, timeout=PATIENCE) for one in request]]
+        else:
+            answer = outcome(call.future(request, timeout=PATIENCE))
         print(json.dumps(answer), flush=True)
 
 

@@ -33,22 +33,40 @@ impl Kubelet {
 
     /// What the engine answers to a call, or why it refuses: the code's name and the message.
     pub fn call(&self, method: &str, request: &Value) -> Result<Value, (String, String)> {
+        outcome(&self.ask(method, request))
+    }
+
+    /// What it answers to many that are made at once, and that have to succeed.
+    pub fn all_done(&self, method: &str, requests: &[Value]) -> Vec<Value> {
+        let answers = self.ask(method, &json!(requests));
+        let answers = answers.as_array().unwrap().iter();
+        answers
+            .map(|answer| {
+                outcome(answer).unwrap_or_else(|(code, message)| panic!("{method}: {code}: {message}"))
+            })
+            .collect()
+    }
+
+    fn ask(&self, method: &str, request: &Value) -> Value {
         let (ask, hear) = &mut *self.line.borrow_mut();
         writeln!(ask, "{}", json!([method, request])).unwrap();
         let mut line = String::new();
         hear.read_line(&mut line).unwrap();
-        let answer: Value = serde_json::from_str(&line).unwrap();
-        let text = |index: usize| answer["failed"][index].as_str().unwrap().to_owned();
-        match answer.get("done") {
-            Some(done) => Ok(done.clone()),
-            None => Err((text(0), text(1))),
-        }
+        serde_json::from_str(&line).unwrap()
     }
 
     /// What it answers to one that has to succeed.
     pub fn done(&self, method: &str, request: Value) -> Value {
         let answer = self.call(method, &request);
         answer.unwrap_or_else(|(code, message)| panic!("{method}: {code}: {message}"))
+    }
+}
+
+fn outcome(answer: &Value) -> Result<Value, (String, String)> {
+    let text = |index: usize| answer["failed"][index].as_str().unwrap().to_owned();
+    match answer.get("done") {
+        Some(done) => Ok(done.clone()),
+        None => Err((text(0), text(1))),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod kubelet;
 mod pod;
+mod scale;
 
 use std::fs;
 
@@ -28,6 +29,15 @@ fn a_pod_is_one_microvm_to_kubernetes() {
     pod.probes_and_limits();
     pod.a_container_is_restarted();
     pod.ends();
+    engine.ends();
+}
+
+#[test]
+fn pods_with_many_containers_and_many_pods_outlive_containerd() {
+    let network = Scratch::new();
+    let mut engine = engine(&network);
+    scale::a_pod_of_five_goes_on_without_containerd(&mut engine);
+    scale::many_pods_come_and_go_at_once(&mut engine);
     engine.ends();
 }
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use super::{IMAGE, Podman, is_nothing_left, pids_of, until};
+use super::{IMAGE, Podman, is_nothing_left, until};
 
 /// Serves a folder, says so, and ends well when asked to.
 const SERVER: &str =
@@ -166,44 +166,4 @@ fn ends(user: &Podman) {
     user.same_of(&["wait", "{}"]);
     user.same_of(&["rm", "--force", "{}"]);
     until("something is left of a removed container", is_nothing_left);
-}
-
-#[test]
-fn whatever_is_killed_the_engine_sees_the_container_dead() {
-    let user = Podman::new();
-    for name in ["koya-vmm", "virtiofsd", "koya-monitor", "koya-container"] {
-        user.koya(&[
-            "run",
-            "--detach",
-            "--name",
-            "web",
-            "--network",
-            "none",
-            IMAGE,
-            "sleep",
-            "1000",
-        ]);
-        let pids = pids_of(name);
-        assert!(!pids.is_empty(), "no {name} runs");
-        for pid in pids {
-            // SAFETY: kill takes two numbers and touches no memory.
-            unsafe { libc::kill(pid.cast_signed(), libc::SIGKILL) };
-        }
-        until(
-            &format!("podman does not see the end after {name} was killed"),
-            || {
-                user.koya(&[
-                    "inspect",
-                    "--format",
-                    "{{.State.Status}} {{.State.ExitCode}}",
-                    "web",
-                ]) == "exited 137\n"
-            },
-        );
-        user.koya(&["rm", "web"]);
-        until(
-            &format!("something is left after {name} was killed"),
-            is_nothing_left,
-        );
-    }
 }

@@ -3,13 +3,17 @@
 //! What a kernel of one's own makes different is in `docs/podman-differences.md`.
 
 mod bundle;
+mod crash;
 mod life;
 mod lines;
 mod options;
 mod pods;
+mod rootless;
 mod run;
 mod setup;
+mod systemd;
 mod turns;
+mod userns;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};

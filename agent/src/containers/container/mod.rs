@@ -1,37 +1,36 @@
 //! One container, from created to removed.
 
+mod exec;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 
-use koya_proto::v1::{self, CreateRequest, ExecRequest, Exit, Status};
+use koya_proto::v1::{self, CreateRequest, Exit, Status};
 use protobuf::{EnumOrUnknown, MessageField};
 
-use super::cgroup::{Cgroup, is_unified};
-use super::config::{Config, Draft, parse_process};
-use super::devices;
-use super::halt;
-use super::idmap::{IdMap, Shift};
-use super::limits;
-use super::process::check_signal;
-use super::rootfs::Bundle;
-use super::{Ground, Process};
 use crate::children::{Child, Ended};
-use crate::error::{Result, deadline as passed, exists, invalid, limit, not_found, runtime, state, storage};
+use crate::containers::cgroup::{Cgroup, is_unified};
+use crate::containers::config::{Config, Draft};
+use crate::containers::devices;
+use crate::containers::halt;
+use crate::containers::idmap::{IdMap, Shift};
+use crate::containers::limits;
+use crate::containers::process::check_signal;
+use crate::containers::rootfs::Bundle;
+use crate::containers::{Ground, Process};
+use crate::error::{Result, deadline as passed, invalid, not_found, runtime, state, storage};
 use crate::files;
-use crate::helper::{Call, Done, Identity, Request, Room};
+use crate::helper::{Call, Identity, Request, Room, map};
 use crate::streams::{Console, Stdio};
 use crate::sys::{Deadline, lock};
+use exec::Exec;
 use std::sync::Arc;
 
 /// Tells the first process of the container with an id.
 pub type Others<'a> = &'a dyn Fn(&str) -> Result<u32>;
-
-/// Processes of Exec that a container may have, ended ones among them: their
-/// exit codes are kept to be asked for, the oldest given up first.
-const MAX_EXECS: usize = 1024;
 
 /// What can be done with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,12 +40,6 @@ enum Phase {
     Paused,
     /// Being removed, or half removed.
     Removing,
-}
-
-struct Exec {
-    number: u64,
-    /// None: being started.
-    process: Option<Arc<Process>>,
 }
 
 /// A container.
@@ -93,6 +86,9 @@ impl Ready {
         config.place_stores(|at| bundle.store(at, shift.as_ref()))?;
         let owner = config.id_map().map_or(Ok((0, 0)), IdMap::root)?;
         config.add_mounts(files::place(&request.files, bundle.path(), owner)?);
+        if config.id_map().is_some_and(IdMap::has_several) {
+            map::place(bundle.path()).map_err(|error| storage("prepare the user namespace", error))?;
+        }
         fs::write(bundle.path().join("config.json"), config.to_bytes())
             .map_err(|error| storage("write config.json", error))?;
         Ok(Self {
@@ -233,88 +229,6 @@ impl Container {
         }
         .run()?;
         *phase = Phase::Running;
-        Ok(())
-    }
-
-    /// Runs another process.
-    pub fn exec(&self, ground: &Ground, request: &ExecRequest, deadline: Deadline) -> Result<u32> {
-        let (process, terminal) = parse_process(&request.process)?;
-        self.want(*lock(&self.phase), Status::STATUS_RUNNING, "exec'd into")?;
-        let (stdio, ends) = Stdio::prepare(&ground.broker, request.stdio.get_or_default(), terminal)?;
-        self.reserve(&request.exec_id)?;
-        let job = Request::Exec {
-            init: self.init.pid(),
-            cgroup: self.cgroup.path().to_path_buf(),
-            process,
-            identity: Identity {
-                user: request.user.clone(),
-                filter: self.filter.clone(),
-            },
-            size: stdio.size(),
-        };
-        let oom_kills = self.cgroup.oom_kills();
-        let claiming = ground.children.claiming();
-        let call = Call {
-            children: &ground.children,
-            request: &job,
-            ends: Some(ends),
-            deadline,
-        };
-        let started = call.run().and_then(|Done { pid, descriptor }| {
-            let child = claiming.claim(pid).map_err(runtime("watch the process"))?;
-            connect(child, stdio, descriptor, oom_kills)
-        });
-        let mut execs = lock(&self.execs);
-        match started {
-            Ok(process) => {
-                let pid = process.pid();
-                if let Some(exec) = execs.get_mut(&request.exec_id) {
-                    exec.process = Some(process);
-                }
-                Ok(pid)
-            }
-            Err(error) => {
-                execs.remove(&request.exec_id);
-                Err(error)
-            }
-        }
-    }
-
-    /// Takes a name for a process, giving up the oldest ended one if need be.
-    fn reserve(&self, name: &str) -> Result<()> {
-        let ended = |exec: &Exec| {
-            exec.process
-                .as_ref()
-                .is_some_and(|process| process.ended().is_some())
-        };
-        let mut execs = lock(&self.execs);
-        if execs.get(name).is_some_and(|exec| !ended(exec)) {
-            return Err(exists(format!(
-                "a process '{name}' runs in container '{}' already",
-                self.id
-            )));
-        }
-        if execs.len() >= MAX_EXECS {
-            let oldest = execs
-                .iter()
-                .filter(|(_, exec)| ended(exec))
-                .min_by_key(|(_, exec)| exec.number);
-            let Some(oldest) = oldest.map(|(name, _)| name.clone()) else {
-                return Err(limit(format!(
-                    "{MAX_EXECS} processes run in container '{}', which is the most",
-                    self.id
-                )));
-            };
-            execs.remove(&oldest);
-        }
-        let number = self.next_exec.fetch_add(1, Ordering::Relaxed);
-        execs.insert(
-            name.to_owned(),
-            Exec {
-                number,
-                process: None,
-            },
-        );
         Ok(())
     }
 
