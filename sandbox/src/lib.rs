@@ -18,6 +18,7 @@ pub mod monitor;
 pub mod network;
 pub mod parts;
 pub mod patient;
+pub mod resident;
 pub mod rights;
 mod sandbox;
 pub mod scratch;

@@ -155,6 +155,17 @@ fn virtiofsd_answers_from_its_namespace() {
         assert!(read.is_ok(), "{read:?}: {:?}", volumes.check());
         assert_eq!(answer[..12], [1_u32, 5, 8].map(u32::to_ne_bytes).concat());
         volumes.check().unwrap();
+        // It goes with its VMM, and that is nothing to complain of.
+        drop(socket);
+        let gone = || {
+            fs::read_to_string(format!("/proc/{}/stat", volumes.pid()))
+                .is_ok_and(|stat| stat.contains(") Z "))
+        };
+        assert!((0..600).any(|_| gone() || {
+            std::thread::sleep(Duration::from_millis(50));
+            false
+        }));
+        volumes.check().unwrap();
     }
     fs::remove_dir_all(base).unwrap();
 }

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::container::Others;
 use super::idmap::IdMap;
 use super::joined;
-use super::limits;
+use super::named;
 use super::seccomp;
 use super::stores;
 use crate::error::{Result, invalid};
@@ -76,8 +76,9 @@ impl Draft {
             == Some("true");
         let linux = json.entry("linux").or_insert_with(|| Value::Object(Map::new()));
         let id_map = IdMap::of(linux)?;
+        named::in_devices(linux)?;
         if let Some(resources) = linux.get_mut("resources") {
-            limits::name_disks(resources)?;
+            named::in_resources(resources)?;
         }
         let linux = linux
             .as_object_mut()
@@ -85,6 +86,7 @@ impl Draft {
         linux.insert("cgroupsPath".to_owned(), cgroup.into());
         joined::join(linux, others)?;
         joined::share_memory(&mut json)?;
+        named::in_mounts(&mut json)?;
         let mut json = Value::Object(json);
         // Types and names of everything else, before anything is mounted.
         let spec: Spec = typed("config", &json)?;

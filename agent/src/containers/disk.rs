@@ -38,7 +38,7 @@ fn options(filesystem: &str, read_only: bool) -> Result<Option<&'static str>> {
 pub fn mount_disk(disk: &v1::Disk, at: &Path, read_only: bool) -> Result<PathBuf> {
     let folder = relative(&disk.folder)?;
     let options = options(&disk.filesystem, read_only)?;
-    let device = find(&disk.serial, disk.bytes, Path::new(BLOCK))?;
+    let device = find_with(&disk.serial, disk.bytes, Path::new(BLOCK))?;
     let act = || format!("mount disk '{}' as {}", disk.serial, disk.filesystem);
     fs::create_dir_all(at).map_err(|error| storage(act(), error))?;
     let mut flags = MsFlags::MS_NODEV | MsFlags::MS_NOATIME;
@@ -61,8 +61,13 @@ fn relative(folder: &str) -> Result<&Path> {
     )))
 }
 
-/// The device node of the disk with a serial, once it has the size in bytes that is meant; 0 is any.
-fn find(serial: &str, bytes: u64, block: &Path) -> Result<PathBuf> {
+/// The device node of the disk with a serial.
+pub fn find(serial: &str) -> Result<PathBuf> {
+    find_with(serial, 0, Path::new(BLOCK))
+}
+
+/// The same, once it has the size in bytes that is meant; 0 is any.
+fn find_with(serial: &str, bytes: u64, block: &Path) -> Result<PathBuf> {
     if serial.is_empty() || serial.len() > LONGEST_SERIAL {
         return Err(invalid(format!(
             "'{serial}' is no disk's serial; want 1 to {LONGEST_SERIAL} bytes"
@@ -93,7 +98,7 @@ fn find(serial: &str, bytes: u64, block: &Path) -> Result<PathBuf> {
 
 /// Major and minor number of the disk with a serial.
 pub fn device_number(serial: &str) -> Result<(u32, u32)> {
-    let device = find(serial, 0, Path::new(BLOCK))?;
+    let device = find(serial)?;
     let numbers = fs::metadata(&device).map(|node| node.rdev());
     let numbers = numbers.map_err(|error| storage(format!("look at disk '{serial}'"), error))?;
     Ok((libc::major(numbers), libc::minor(numbers)))
@@ -118,13 +123,13 @@ mod tests {
         }
         fs::create_dir_all(block.join("loop0")).unwrap();
         fs::write(block.join("vda/size"), "8\n").unwrap();
-        let found = |serial| find(serial, 0, &block);
+        let found = |serial| find_with(serial, 0, &block);
         assert_eq!(found("layer-1").unwrap(), Path::new("/dev/vda"));
         assert_eq!(found("layer-10").unwrap(), Path::new("/dev/vdb"));
         assert!(found("layer").unwrap_err().message.contains("'layer'"));
-        assert_eq!(find("layer-1", 4096, &block).unwrap(), Path::new("/dev/vda"));
+        assert_eq!(find_with("layer-1", 4096, &block).unwrap(), Path::new("/dev/vda"));
         assert!(
-            find("layer-1", 512, &block)
+            find_with("layer-1", 512, &block)
                 .unwrap_err()
                 .message
                 .contains("512 bytes")

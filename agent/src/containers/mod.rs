@@ -18,6 +18,7 @@ mod halt;
 mod idmap;
 mod joined;
 mod limits;
+mod named;
 mod overlay;
 mod process;
 mod rootfs;

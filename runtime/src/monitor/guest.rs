@@ -91,7 +91,7 @@ fn boot(birth: &Birth, network: &Network) -> Result<House, RuntimeError> {
     let spec = SandboxSpec {
         vcpus: birth.plan.size.vcpus,
         memory_mib: birth.plan.size.memory_mib,
-        disks: Vec::new(),
+        disks: birth.plan.disks.clone(),
         share: Some(volumes.share()),
         network: Some(network.cards(&birth.record.id)),
     };

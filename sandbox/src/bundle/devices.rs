@@ -1,9 +1,10 @@
-//! `linux.devices`: a guest has devices of its own, and never the host's.
+//! `linux.devices`: a guest has devices of its own; of the host's it has disks that are named, and nothing else.
 
 use serde_json::{Value, json};
 
 use super::BundleError;
 use super::config::{Config, linux, list};
+use super::disks::Disks;
 
 /// Character devices that every kernel has alike, by their numbers (Linux's devices.txt): a container that is given one
 /// gets its own kernel's.
@@ -28,20 +29,29 @@ const USUAL: [(i64, i64); 8] = [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), 
 /// Those behind ptmx.
 const TERMINALS: i64 = 136;
 
-/// Leaves the devices that the guest's kernel has.
-pub(super) fn translate(config: &mut Config) -> Result<(), BundleError> {
+/// Leaves the devices that the guest's kernel has, and makes disks of block devices.
+pub(super) fn translate(config: &mut Config, disks: &mut Disks) -> Result<(), BundleError> {
     // Whoever may use every device is given all that the host has; of the guest's, he has the virtual ones.
     let privileged = may_use_all(config);
     let linux = linux(config)?;
     let mut kept = Vec::new();
-    for device in list(linux, "devices", "linux.devices")? {
-        if is_virtual(device) {
-            kept.push(Value::Object(device.clone()));
-        } else if !privileged {
+    let devices: Vec<Config> = list(linux, "devices", "linux.devices")?
+        .into_iter()
+        .cloned()
+        .collect();
+    let mut rules = rules(linux);
+    for device in devices {
+        if is_virtual(&device) {
+            kept.push(Value::Object(device));
+        } else if privileged {
+            // He has named none: all of the host's are there.
+        } else if let Some(disk) = disks.device(&device, &mut rules)? {
+            kept.push(disk);
+        } else {
             let path = device.get("path").and_then(Value::as_str).unwrap_or_default();
             return Err(BundleError::Unsupported {
                 what: format!("the device {path:?}"),
-                reason: "a device of the host cannot be used from a microVM; leave it out",
+                reason: "a character device of the host cannot be used from a microVM; leave it out",
             });
         }
     }
@@ -53,10 +63,7 @@ pub(super) fn translate(config: &mut Config) -> Result<(), BundleError> {
 /// Devices that a container has whatever its rules say (section "Default Devices"): any node may be made, and these be
 /// opened. Rules that come later win.
 fn allow_usual(linux: &mut Config) {
-    let rules = linux
-        .get_mut("resources")
-        .and_then(|resources| resources.get_mut("devices"));
-    let Some(rules) = rules.and_then(Value::as_array_mut) else {
+    let Some(rules) = rules(linux) else {
         // Without rules every device is allowed.
         return;
     };
@@ -67,6 +74,11 @@ fn allow_usual(linux: &mut Config) {
         rules.push(json!({ "allow": true, "type": "c", "major": major, "minor": minor, "access": "rwm" }));
     }
     rules.push(json!({ "allow": true, "type": "c", "major": TERMINALS, "access": "rwm" }));
+}
+
+fn rules(linux: &mut Config) -> Option<&mut Vec<Value>> {
+    let resources = linux.get_mut("resources")?;
+    resources.get_mut("devices")?.as_array_mut()
 }
 
 fn is_virtual(device: &Config) -> bool {

@@ -11,10 +11,11 @@
 //!
 //! What names something of the host that a guest cannot have is refused with the reason, never passed on and never left
 //! out silently where somebody would miss it. A path of the host is served as files; what it holds is never taken for a
-//! disk.
+//! disk: only a block device that is named as one becomes a disk of the microVM.
 
 mod config;
 mod devices;
+mod disks;
 mod hooks;
 mod left_out;
 mod mounts;
@@ -31,6 +32,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use disks::Disks;
 use koya_proto::SHARES;
 use serde_json::Value;
 
@@ -41,6 +43,7 @@ pub use process::exec_process;
 pub use resources::for_update;
 pub use size::Size;
 
+use crate::sandbox::Disk;
 use crate::settings::Settings;
 use crate::volumes::{LaterVolumes, TAG, Volume};
 
@@ -144,6 +147,8 @@ pub struct Plan {
     pub volumes: Vec<Volume>,
     /// The guest's folder that they are in, by their numbers.
     served: String,
+    /// Block devices of the host that the container is given.
+    pub disks: Vec<Disk>,
     /// On what something is mounted.
     places: Vec<places::Place>,
     /// Where the container's network comes from.
@@ -235,7 +240,8 @@ impl Plan {
         } = namespaces::translate(&mut config, neighbours)?;
         let size = Size::of(&config, settings)?;
         resources::translate(&mut config)?;
-        devices::translate(&mut config)?;
+        let mut disks = Disks::default();
+        devices::translate(&mut config, &mut disks)?;
         let memory = memory.unwrap_or_else(|| id.to_owned());
         let served_as = house.is_some().then(|| LaterVolumes::name(id));
         let served = match &served_as {
@@ -247,7 +253,14 @@ impl Plan {
             memory: &memory,
         };
         let resolv_conf = mounts::resolv_conf(folder, &config);
-        let (volumes, places) = mounts::translate(folder, &root, read_only, into, &mut config)?;
+        let (volumes, places) = mounts::translate(folder, &root, read_only, into, &mut config, &mut disks)?;
+        let disks = disks.into_vec();
+        if house.is_some() && !disks.is_empty() {
+            return Err(BundleError::Unsupported {
+                what: "a block device".to_owned(),
+                reason: "only the container that a microVM is booted for can bring one; this one joins a microVM that runs",
+            });
+        }
         let hooks = hooks::take(&mut config)?;
         let annotations = config::annotations(&mut config)?;
         let cgroup = config::tidy(&mut config);
@@ -256,6 +269,7 @@ impl Plan {
             root,
             config: Value::Object(config),
             volumes,
+            disks,
             places,
             network,
             resolv_conf,

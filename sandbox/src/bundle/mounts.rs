@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::BundleError;
 use super::config::{Config, list, wrong};
+use super::disks::{Disks, FILE_SYSTEMS};
 use super::left_out::COPY_UP;
 use super::places::Place;
 use crate::volumes::Volume;
@@ -81,6 +82,7 @@ pub(super) fn translate(
     read_only: bool,
     into: Into<'_>,
     config: &mut Config,
+    disks: &mut Disks,
 ) -> Result<(Vec<Volume>, Vec<Place>), BundleError> {
     let mut volumes = vec![Volume {
         source: root.to_owned(),
@@ -91,7 +93,7 @@ pub(super) fn translate(
     let (mut mounts, mut places) = (Vec::new(), Vec::new());
     for mount in list(config, "mounts", "mounts")? {
         let known = volumes.len();
-        let mount = one(bundle, mount, into, &mut volumes)?;
+        let mount = one(bundle, mount, into, &mut volumes, disks)?;
         let served = volumes.get(known);
         let path = mount.get("destination").and_then(Value::as_str).unwrap_or("/");
         places.push(Place {
@@ -109,6 +111,7 @@ fn one(
     mount: &Config,
     into: Into<'_>,
     volumes: &mut Vec<Volume>,
+    disks: &mut Disks,
 ) -> Result<Value, BundleError> {
     let text = |name: &str| mount.get(name).and_then(Value::as_str).unwrap_or_default();
     let destination = mount.get("destination");
@@ -124,17 +127,18 @@ fn one(
     };
     let kind = text("type");
     let binds = options.iter().any(|option| matches!(*option, "bind" | "rbind"));
+    let source = bundle.join(text("source"));
     if kind != "bind" && !binds {
-        return match OWN.contains(&kind) {
-            true => Ok(own(mount, &destination, kind)),
-            false => Err(BundleError::Unsupported {
+        return match kind {
+            _ if OWN.contains(&kind) => Ok(own(mount, &destination, kind)),
+            _ if FILE_SYSTEMS.contains(&kind) => disks.mount(kind, &source, &destination, &options),
+            _ => Err(BundleError::Unsupported {
                 what: format!("the mount at {destination:?} has type {kind:?}"),
-                reason: "the guest mounts proc, sysfs, tmpfs, devpts, mqueue, cgroup and hugetlbfs; mount others on the host, \
-                         and bind the folder",
+                reason: "the guest mounts proc, sysfs, tmpfs, devpts, mqueue, cgroup and hugetlbfs, and ext2 to ext4, erofs and \
+                         squashfs from block devices; mount others on the host, and bind the folder",
             }),
         };
     }
-    let source = bundle.join(text("source"));
     if mount.contains_key("uidMappings") || options.iter().any(|option| option.ends_with("idmap")) {
         return Err(BundleError::Unsupported {
             what: format!("the mount at {destination:?} is idmapped"),

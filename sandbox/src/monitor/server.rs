@@ -21,6 +21,7 @@ use super::protocol::{Answer, Request, receive, send};
 use super::restart::status_after;
 use super::room::{Furniture, Room, Visitor, delete, disk_bytes};
 use super::slots::Slots;
+use crate::resident::forget_start;
 use crate::sandbox::Sandbox;
 use crate::sockets;
 use crate::state::{Container, Exit, Health, Records, Restarts, StateError, Status, Vm, now};
@@ -35,6 +36,8 @@ const READER_PATIENCE: Duration = Duration::from_secs(3);
 /// Between two looks at a container that is to end.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 const SIGKILL: u32 = 9;
+/// When a container that was started goes its own way, and the monitor only waits.
+const SETTLED: Duration = Duration::from_secs(1);
 /// How long a container may take to end that was killed.
 const END_PATIENCE: Duration = Duration::from_secs(20);
 
@@ -130,8 +133,7 @@ impl Monitor {
             let monitor = Arc::clone(&self);
             thread::spawn(move || monitor.outside.sweep(&monitor.records))
         };
-        self.wait_while(|table| table.pending > 0 || !table.rooms.is_empty())
-            .closing = true;
+        self.wait_for_the_last().closing = true;
         // Whoever connects from now on waits for the lock.
         let _ = fs::remove_file(&socket);
         if !self.discarded.load(Ordering::SeqCst) {
@@ -149,6 +151,21 @@ impl Monitor {
             let _ = self.records.save_vm(&vm);
         }
         std::mem::take(&mut *lock(&self.bereft))
+    }
+
+    /// Waits until nobody lives here, nor is about to.
+    fn wait_for_the_last(&self) -> MutexGuard<'_, Table> {
+        let lives = |table: &Table| table.pending > 0 || !table.rooms.is_empty();
+        let (table, wait) = self
+            .changed
+            .wait_timeout_while(lock(&self.table), SETTLED, |table| lives(table))
+            .unwrap_or_else(PoisonError::into_inner);
+        if !wait.timed_out() {
+            return table;
+        }
+        drop(table);
+        forget_start();
+        self.wait_while(lives)
     }
 
     fn wait_while(&self, is_so: impl Fn(&Table) -> bool) -> MutexGuard<'_, Table> {

@@ -135,13 +135,15 @@ impl Volumes {
         self.process.id()
     }
 
-    /// Whether it still serves. If a microVM did not start, this may say why.
+    /// Whether it fails to serve. If a microVM did not start, this may say why; that virtiofsd ends once its VMM has gone is no
+    /// reason.
     ///
     /// # Errors
     /// [`VolumeError::Ended`], with the last words of virtiofsd.
     pub fn check(&mut self) -> Result<(), VolumeError> {
         match self.process.try_wait() {
             Ok(None) | Err(_) => Ok(()),
+            Ok(Some(status)) if status.success() => Ok(()),
             Ok(Some(status)) => {
                 // Its last words may still be on their way.
                 thread::sleep(Duration::from_millis(20));

@@ -38,6 +38,28 @@ pub fn copy(from: &Path, to: &Path) {
     succeed(Command::new("cp").arg("--sparse=always").arg(from).arg(to));
 }
 
+/// A file as a block device of the host, until this is dropped.
+pub struct LoopDevice(String);
+
+impl LoopDevice {
+    /// Needs the module `loop`.
+    pub fn of(file: &Path) -> Self {
+        let device = succeed(Command::new("losetup").args(["--find", "--show"]).arg(file));
+        Self(device.trim().to_owned())
+    }
+
+    /// Its node.
+    pub fn path(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").args(["--detach", &self.0]).status();
+    }
+}
+
 /// Runs a command that must succeed; its output.
 pub fn succeed(command: &mut Command) -> String {
     let output = command.stdin(Stdio::null()).output();

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use koya_tests::vm::Scratch;
 
-use crate::support::{run, succeed};
+use crate::support::{LoopDevice, run, succeed};
 
 /// Bytes of the pool, which are taken as they are needed, and of what it notes about them.
 const DATA: u64 = 300 << 20;
@@ -14,7 +14,7 @@ const NOTES: u64 = 8 << 20;
 pub(super) struct Pool {
     home: Scratch,
     name: String,
-    loops: Vec<String>,
+    loops: Vec<LoopDevice>,
 }
 
 impl Pool {
@@ -27,13 +27,13 @@ impl Pool {
         };
         for (name, bytes) in [("notes", NOTES), ("data", DATA)] {
             let file = pool.home.disk(name, bytes);
-            let device = run(&format!("losetup --find --show {}", file.display()));
-            pool.loops.push(device.trim().to_owned());
+            pool.loops.push(LoopDevice::of(&file));
         }
+        let loops: Vec<_> = pool.loops.iter().map(LoopDevice::path).collect();
         let table = format!(
             "0 {} thin-pool {} 128 1000 1 skip_block_zeroing",
             DATA / 512,
-            pool.loops.join(" ")
+            loops.join(" ")
         );
         succeed(&mut dmsetup(&["create", &pool.name, "--table", &table]));
         pool
@@ -63,9 +63,6 @@ impl Drop for Pool {
         {
             // containerd may just have removed it.
             let _ = dmsetup(&["remove", name]).output();
-        }
-        for device in &self.loops {
-            let _ = Command::new("losetup").args(["--detach", device]).status();
         }
     }
 }

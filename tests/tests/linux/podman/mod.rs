@@ -4,6 +4,7 @@
 
 mod bundle;
 mod crash;
+mod disks;
 mod life;
 mod lines;
 mod options;

@@ -1,0 +1,110 @@
+//! Block devices of the host that a container is given.
+
+use std::fs;
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use super::{IMAGE, Podman};
+use crate::support::{LoopDevice, MIB, run, succeed};
+
+/// The magic number of ext4, and where it is (linux/Documentation/filesystems/ext4: superblock).
+const MAGIC: &str = "dd if=/dev/data bs=1 skip=1080 count=2 2>/dev/null | od -An -tx1";
+
+/// A disk with a file system that holds `note`.
+fn disk(user: &Podman, name: &str) -> LoopDevice {
+    run("modprobe --all loop ext4");
+    let folder = user.home.path("on-the-disk");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("note"), format!("of {name}\n")).unwrap();
+    let file = user.home.disk(name, 8 * MIB);
+    succeed(
+        Command::new("mkfs.ext4")
+            .arg("-q")
+            .arg("-d")
+            .arg(&folder)
+            .arg(&file),
+    );
+    LoopDevice::of(&file)
+}
+
+#[test]
+fn a_block_device_is_a_disk_of_the_guest() {
+    let user = Podman::new();
+    let (written, read) = (disk(&user, "written"), disk(&user, "read"));
+    let device = |disk: &LoopDevice, access: &str| format!("{}:/dev/data{access}", disk.path());
+    let said = user.same(&[
+        "run",
+        "--rm",
+        "--device",
+        &device(&read, ":r"),
+        IMAGE,
+        "sh",
+        "-c",
+        &format!("test -b /dev/data && busybox {MAGIC}; echo x > /dev/data; echo $?"),
+    ]);
+    assert!(
+        said.out.contains("53 ef") && said.errors.contains("Operation not permitted"),
+        "{said:?}"
+    );
+    let script = "echo from the guest | dd of=/dev/data bs=512 seek=100 conv=fsync 2>/dev/null; ls -l /dev/data | cut -c1";
+    let said = user.koya(&[
+        "run",
+        "--rm",
+        "--device",
+        &device(&written, ""),
+        IMAGE,
+        "busybox",
+        "sh",
+        "-c",
+        script,
+    ]);
+    assert_eq!(said, "b\n");
+    let bytes = fs::read(user.home.path("written")).unwrap();
+    assert!(bytes[51_200..].starts_with(b"from the guest\n"));
+}
+
+#[test]
+fn a_mount_of_a_block_device_is_mounted_by_the_guest() {
+    let user = Podman::new();
+    let disk = disk(&user, "disk");
+    let bundle = user.home.path("bundle");
+    fs::create_dir(&bundle).unwrap();
+    let runtime = |words: &[&str]| {
+        let mut command = Command::new(user.runtime());
+        command
+            .arg("--root")
+            .arg(user.home.path("states"))
+            .args(words)
+            .current_dir(&bundle);
+        command
+    };
+    succeed(&mut runtime(&["spec"]));
+    let path = bundle.join("config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    config["root"]["path"] = user.root().to_str().unwrap().into();
+    config["root"]["readonly"] = false.into();
+    config["process"]["terminal"] = false.into();
+    config["process"]["args"] = json!([
+        "sh",
+        "-c",
+        "cat /data/note; echo back > /data/reply; grep -o ' /data ext4' /proc/mounts"
+    ]);
+    let mount =
+        json!({ "destination": "/data", "type": "ext4", "source": disk.path(), "options": ["noatime"] });
+    config["mounts"].as_array_mut().unwrap().push(mount);
+    fs::write(&path, config.to_string()).unwrap();
+    assert_eq!(succeed(&mut runtime(&["run", "web"])), "of disk\n /data ext4\n");
+    let dumped = succeed(Command::new("debugfs").args(["-R", "cat /reply", disk.path()]));
+    assert_eq!(dumped, "back\n");
+    // A file of the host is none, whatever it holds.
+    let last = config["mounts"].as_array_mut().unwrap().last_mut().unwrap();
+    last["source"] = user.home.path("disk").to_str().unwrap().into();
+    fs::write(&path, config.to_string()).unwrap();
+    let refused = runtime(&["run", "web"]).output().unwrap();
+    let errors = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        errors.contains("it is no block device") && errors.lines().count() == 1,
+        "{errors}"
+    );
+}
