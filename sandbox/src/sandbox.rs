@@ -63,6 +63,12 @@ pub enum StartError {
     /// The VMM ended while the guest booted.
     #[error("the microVM ended while it booted: {0}")]
     Ended(String),
+    /// The guest has reset or powered itself off before its agent answered.
+    #[error("the guest gave up while it booted; its last words: {last:?}")]
+    GaveUp {
+        /// The last line on the guest's console.
+        last: String,
+    },
     /// The guest runs and nobody answers.
     #[error("the agent did not answer within {} s; the guest's last words: {last:?}", PATIENCE.as_secs())]
     Silent {
@@ -78,6 +84,14 @@ pub enum StartError {
     /// The agent answers and is not the right one.
     #[error(transparent)]
     Agent(#[from] ClientError),
+}
+
+impl StartError {
+    /// Whether another boot may well succeed: nothing of the user's has run, and a kernel that boots on this host now and
+    /// then panics on it, as on those that emulate processors.
+    pub fn is_by_chance(&self) -> bool {
+        matches!(self, Self::GaveUp { .. })
+    }
 }
 
 /// A disk of the guest. The agent finds it by its serial.
@@ -341,8 +355,17 @@ fn await_agent(
         if let Ok(Some(status)) = vmm.try_wait() {
             // Its last words may still be on their way.
             thread::sleep(LOOK);
-            let words = said.last_line().or_else(|| console.last_line());
-            return Err(StartError::Ended(words.unwrap_or_else(|| status.to_string())));
+            let last = console.last_line();
+            let words = said.last_line();
+            return Err(
+                match words.or_else(|| last.clone().filter(|_| !status.success())) {
+                    Some(words) => StartError::Ended(words),
+                    None if status.success() => StartError::GaveUp {
+                        last: last.unwrap_or_default(),
+                    },
+                    None => StartError::Ended(status.to_string()),
+                },
+            );
         }
         if abandoned() {
             return Err(StartError::Abandoned);
@@ -395,6 +418,24 @@ mod tests {
             "{error}"
         );
         fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_guest_that_gives_up_by_itself_may_have_another_chance() {
+        let (folder, error) = start("panics", "echo 'Kernel panic - not syncing'", || false);
+        assert!(
+            error.is_by_chance() && error.to_string().contains("not syncing"),
+            "{error}"
+        );
+        fs::remove_dir_all(folder).unwrap();
+        for script in ["echo hm; exit 1", "kill -9 $$", "echo 'koya-vmm: no' >&2"] {
+            let (folder, error) = start("fails", script, || false);
+            assert!(
+                matches!(error, StartError::Ended(_)) && !error.is_by_chance(),
+                "{error}"
+            );
+            fs::remove_dir_all(folder).unwrap();
+        }
     }
 
     #[test]

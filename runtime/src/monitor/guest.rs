@@ -29,7 +29,19 @@ pub(super) fn create(birth: &Birth) -> Result<Guest, RuntimeError> {
     let (house, network) = match &birth.plan.house {
         None => {
             let network = Network::take(birth.plan.late)?;
-            (boot(birth, &network)?, Some(network))
+            let house = match boot(birth, &network) {
+                // A guest that gives up by itself has a second chance.
+                Err(RuntimeError::Start(error)) if error.is_by_chance() => {
+                    let error = RuntimeError::Start(error).one_line();
+                    birth
+                        .context
+                        .log
+                        .warn(&format!("{error}; it is booted once more"));
+                    boot(birth, &network)?
+                }
+                outcome => outcome?,
+            };
+            (house, Some(network))
         }
         Some(first) => {
             let house = House::join(&birth.context.store, &birth.record, first, &birth.plan.volumes)?;

@@ -8,6 +8,7 @@ use std::thread;
 
 use rustix::event::{PollFd, PollFlags, poll};
 
+use super::output::complain;
 use super::outside::{Outside, OutsideError};
 use super::server::Monitor;
 use super::slots::Slots;
@@ -35,8 +36,27 @@ pub(super) enum BootError {
     Start(#[from] StartError),
 }
 
-/// Boots a microVM whose first container is `container`, unless `client` leaves meanwhile.
+/// Boots a microVM whose first container is `container`, unless `client` leaves meanwhile. A guest that gives up by itself
+/// has a second chance.
 pub(super) fn boot(
+    records: &Records,
+    shared: &Path,
+    parts: &Parts,
+    vm: Vm,
+    container: &Container,
+    client: &UnixStream,
+) -> Result<Monitor, BootError> {
+    let attempt = |vm| boot_once(records, shared, parts, vm, container, client);
+    match attempt(vm.clone()) {
+        Err(BootError::Start(error)) if error.is_by_chance() => {
+            complain(&format!("{error}; it is booted once more"));
+            attempt(vm)
+        }
+        outcome => outcome,
+    }
+}
+
+fn boot_once(
     records: &Records,
     shared: &Path,
     parts: &Parts,

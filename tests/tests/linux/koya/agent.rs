@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::{User, await_line, ended, refusal, told, until};
 use crate::support::{noise, succeed};
+use koya_tests::vm::from_env;
 
 /// A program of some instructions: an ELF64 executable with one segment.
 fn program(code: &[u8]) -> Vec<u8> {
@@ -58,7 +59,7 @@ fn an_agent_that_dies_ends_the_microvm() {
     let exits = b"\xbf\x07\0\0\0\xb8\x3c\0\0\0\x0f\x05";
     let begun = Instant::now();
     let line = refusal(&with_agent(&user, "exits", exits).output().unwrap(), 125);
-    assert!(line.contains("the microVM ended while it booted"), "{line}");
+    assert!(line.contains("the guest gave up while it booted"), "{line}");
     assert!(begun.elapsed() < Duration::from_secs(50), "{:?}", begun.elapsed());
     assert!(user.has_nothing_left(), "something is left behind");
 }
@@ -191,5 +192,59 @@ fn a_microvm_that_is_killed_ends_its_container() {
     let error = user.field("web", ".State.Error");
     assert!(error.contains("the microVM ended"), "{error}");
     user.says(&["rm", "web"]);
+    assert!(user.has_nothing_left(), "something is left behind");
+}
+
+/// A guest's kernel that panics on a host that breaks it now and then.
+#[test]
+fn a_guest_that_gives_up_while_it_boots_is_booted_once_more() {
+    let user = User::new();
+    let image = user.image();
+    let (data, vmm) = (user.home.path("data"), from_env("KOYA_VMM"));
+    fs::create_dir(&data).unwrap();
+    let gives_up = |first_only: bool| {
+        let count = user.home.path("boots");
+        let goes_on = match first_only {
+            true => format!(
+                "[ $(wc -l < {}) = 1 ] || exec {} \"$@\"\n",
+                count.display(),
+                vmm.display()
+            ),
+            false => String::new(),
+        };
+        let script = format!(
+            "#!/bin/sh\necho x >> {}\n{goes_on}echo 'Kernel panic'\n",
+            count.display()
+        );
+        let program = user.home.file("vmm", script);
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let _ = fs::remove_file(&count);
+        let volume = format!("{}:/data", data.display());
+        let said = user
+            .koya(&[
+                "run",
+                "--rm",
+                "-v",
+                &volume,
+                image.to_str().unwrap(),
+                "sh",
+                "-c",
+                "echo in; echo kept > /data/file",
+            ])
+            .env("KOYA_VMM", program)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        (told(&said), fs::read_to_string(count).unwrap().lines().count())
+    };
+    let ((out, errors, code), boots) = gives_up(true);
+    assert_eq!((out.as_str(), code, boots), ("in\n", Some(0), 2), "{errors}");
+    assert_eq!(fs::read_to_string(data.join("file")).unwrap(), "kept\n");
+    let ((out, errors, code), boots) = gives_up(false);
+    assert_eq!((out.as_str(), code, boots), ("", Some(125), 2), "{errors}");
+    assert!(
+        errors.contains("gave up while it booted") && errors.contains("Kernel panic"),
+        "{errors}"
+    );
     assert!(user.has_nothing_left(), "something is left behind");
 }
