@@ -265,3 +265,17 @@ pub struct SpecArgs {
     #[arg(long, hide = true)]
     pub rootless: bool,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_operation_does_without_a_container() {
+        for operation in ["state", "create", "start", "kill", "delete"] {
+            let words = ["koya-runtime", operation];
+            assert!(Cli::try_parse_from(words).is_err(), "{operation}");
+            Cli::try_parse_from(words.iter().chain(&["web"])).unwrap();
+        }
+    }
+}

@@ -11,19 +11,19 @@ use koya_sandbox::sockets;
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{OptionalActions, tcgetattr, tcgetwinsize, tcsetattr};
+use rustix::termios::{OptionalActions, Winsize, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
 
 use crate::error::RuntimeError;
 
 /// What is sent with the descriptor: a name, as runc does, which receivers show to people at most.
 const NAME: &[u8] = b"/dev/ptmx";
 
-/// Opens a terminal and sends its master to the console socket; the slave. Keys go through as they are: it is the guest's
-/// terminal that edits lines and knows of signals.
+/// Opens a terminal of this size, in rows and columns, and sends its master to the console socket; the slave. Keys go
+/// through as they are: it is the guest's terminal that edits lines and knows of signals.
 ///
 /// # Errors
 /// [`RuntimeError::System`], [`RuntimeError::ConsoleSocket`]
-pub fn open(socket: &Path) -> Result<File, RuntimeError> {
+pub fn open(socket: &Path, size: Option<(u16, u16)>) -> Result<File, RuntimeError> {
     let failed = |errno: rustix::io::Errno| RuntimeError::System("open a terminal", errno.into());
     let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).map_err(failed)?;
     grantpt(&master).map_err(failed)?;
@@ -34,6 +34,15 @@ pub fn open(socket: &Path) -> Result<File, RuntimeError> {
     let mut settings = tcgetattr(&slave).map_err(failed)?;
     settings.make_raw();
     tcsetattr(&slave, OptionalActions::Now, &settings).map_err(failed)?;
+    if let Some((rows, columns)) = size {
+        let size = Winsize {
+            ws_row: rows,
+            ws_col: columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        tcsetwinsize(&slave, size).map_err(failed)?;
+    }
     send(socket, &master).map_err(|source| RuntimeError::ConsoleSocket {
         path: socket.to_owned(),
         source,

@@ -74,6 +74,12 @@ pub enum RuntimeError {
         /// Why.
         source: io::Error,
     },
+    /// The cgroup that the bundle names.
+    #[error(
+        "config.json: linux.cgroupsPath {0:?} is no name of a cgroup; want a path without '..', or SLICE:PREFIX:NAME with \
+         --systemd-cgroup"
+    )]
+    Cgroup(String),
     /// A hook failed.
     #[error("the {kind} hook {path:?} {what}")]
     Hook {

@@ -5,6 +5,13 @@ use serde_json::json;
 use crate::error::RuntimeError;
 use crate::print;
 
+/// Flags of filters of system calls.
+const FLAGS: [&str; 3] = [
+    "SECCOMP_FILTER_FLAG_LOG",
+    "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
+    "SECCOMP_FILTER_FLAG_TSYNC",
+];
+
 /// `features`
 ///
 /// # Errors
@@ -16,7 +23,8 @@ pub fn features() -> Result<(), RuntimeError> {
         "hooks": ["prestart", "createRuntime", "createContainer", "poststart", "poststop"],
         "mountOptions": [
             "bind", "rbind", "ro", "rw", "suid", "nosuid", "dev", "nodev", "exec", "noexec", "sync", "async", "remount",
-            "mand", "nomand", "atime", "noatime", "diratime", "nodiratime", "relatime", "norelatime", "strictatime",
+            "defaults", "dirsync", "lazytime", "nolazytime", "silent", "loud", "iversion", "noiversion", "nosymfollow",
+            "symfollow", "atime", "noatime", "diratime", "nodiratime", "relatime", "norelatime", "strictatime",
             "nostrictatime", "shared", "rshared", "slave", "rslave", "private", "rprivate", "unbindable", "runbindable",
         ],
         "linux": {
@@ -34,10 +42,13 @@ pub fn features() -> Result<(), RuntimeError> {
                     "SCMP_CMP_NE",
                 ],
                 "archs": ["SCMP_ARCH_X86", "SCMP_ARCH_X86_64"],
+                "knownFlags": FLAGS,
+                "supportedFlags": FLAGS,
             },
             "apparmor": { "enabled": false },
             "selinux": { "enabled": false },
             "intelRdt": { "enabled": false },
+            "mountExtensions": { "idmap": { "enabled": false } },
         },
         "annotations": { "dev.koya.runtime.version": env!("CARGO_PKG_VERSION") },
     });

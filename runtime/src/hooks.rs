@@ -11,6 +11,7 @@ use koya_sandbox::bundle::Hook;
 use serde_json::Value;
 
 use crate::error::RuntimeError;
+use crate::log::Log;
 use crate::threads;
 
 /// Bytes kept of what one says about its failure.
@@ -33,6 +34,15 @@ pub fn run_all(kind: &'static str, hooks: &[Hook], state: &Value) -> Result<(), 
         })?;
     }
     Ok(())
+}
+
+/// Runs them one after the other, whatever becomes of those before. What fails is told in the log.
+pub fn tell_all(kind: &'static str, hooks: &[Hook], state: &Value, log: &Log) {
+    for hook in hooks {
+        if let Err(error) = run_all(kind, std::slice::from_ref(hook), state) {
+            log.warn(&error.one_line());
+        }
+    }
 }
 
 /// Runs one with the state as its standard input; what went wrong.
@@ -161,6 +171,31 @@ mod tests {
             .unwrap_err()
             .one_line();
         assert!(error.contains("/no/such/hook"), "{error}");
+    }
+
+    #[test]
+    fn those_who_are_only_told_are_all_told() {
+        use crate::log::Format;
+
+        let file = |name| std::env::temp_dir().join(format!("koya-hooks-{name}-{}", std::process::id()));
+        let (log, told) = (file("log"), file("told"));
+        let last = format!("echo told > {}", told.display());
+        let hooks = [sh("echo no luck >&2; exit 3", None), sh(&last, None)];
+        tell_all(
+            "poststart",
+            &hooks,
+            &json!({}),
+            &Log::new(Some(log.clone()), Format::Text),
+        );
+        assert_eq!(std::fs::read_to_string(&told).unwrap(), "told\n");
+        let warned = std::fs::read_to_string(&log).unwrap();
+        assert!(
+            warned.contains("level=warning") && warned.contains("no luck"),
+            "{warned}"
+        );
+        for path in [log, told] {
+            std::fs::remove_file(path).unwrap();
+        }
     }
 
     #[test]

@@ -33,9 +33,7 @@ pub fn start(context: &Context, id: &str) -> Result<(), RuntimeError> {
     let mut state = record;
     state.status = Status::Running;
     // As the specification says, the program is not stopped because of them.
-    if let Err(error) = hooks::run_all("poststart", &state.hooks.poststart, &state.state()) {
-        context.log.warn(&error.one_line());
-    }
+    hooks::tell_all("poststart", &state.hooks.poststart, &state.state(), &context.log);
     Ok(())
 }
 
@@ -180,12 +178,7 @@ pub fn clear(context: &Context, record: &Record) {
     if let Err(error) = context.store.remove(&record.id) {
         context.log.warn(&error.one_line());
     }
-    for hook in &record.hooks.poststop {
-        // Each is told, whatever becomes of the others.
-        if let Err(error) = hooks::run_all("poststop", std::slice::from_ref(hook), &record.state()) {
-            context.log.warn(&error.one_line());
-        }
-    }
+    hooks::tell_all("poststop", &record.hooks.poststop, &record.state(), &context.log);
 }
 
 fn want(

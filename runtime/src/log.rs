@@ -39,6 +39,15 @@ impl Log {
         self.write("warning", message);
     }
 
+    /// Names what was asked for in vain.
+    pub fn left_out(&self, names: &[String]) {
+        for name in names {
+            self.warn(&format!(
+                "config.json: {name} means nothing in a microVM and is left out"
+            ));
+        }
+    }
+
     /// Tells whoever wants this many descriptors handed on that it cannot be.
     pub fn no_descriptors(&self, count: u32) {
         if count > 0 {

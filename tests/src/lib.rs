@@ -16,4 +16,6 @@
 //! The linux tests want root, a KVM host that runs stock kernels, and at least 5 GiB of memory in it.
 
 pub mod bench;
+#[cfg(test)]
+mod conformance;
 pub mod vm;

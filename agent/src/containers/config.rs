@@ -10,10 +10,13 @@ use serde_json::{Map, Value, json};
 use super::container::Others;
 use super::idmap::IdMap;
 use super::joined;
+use super::limits;
+use super::mounts;
 use super::named;
 use super::seccomp;
 use super::stores;
 use crate::error::{Result, invalid};
+use crate::helper::{Change, Filter};
 
 /// Set to "true" among the annotations of a system container: one whose first
 /// process is a distribution's init.
@@ -27,7 +30,8 @@ pub struct Config {
     terminal: bool,
     system: bool,
     id_map: Option<IdMap>,
-    filter: Vec<u64>,
+    filter: Filter,
+    changes: Vec<Change>,
     devices: Vec<LinuxDeviceCgroup>,
 }
 
@@ -78,7 +82,7 @@ impl Draft {
         let id_map = IdMap::of(linux)?;
         named::in_devices(linux)?;
         if let Some(resources) = linux.get_mut("resources") {
-            named::in_resources(resources)?;
+            limits::prepare(resources)?;
         }
         let linux = linux
             .as_object_mut()
@@ -87,13 +91,14 @@ impl Draft {
         joined::join(linux, others)?;
         joined::share_memory(&mut json)?;
         named::in_mounts(&mut json)?;
+        let changes = mounts::take_changes(&mut json)?;
         let mut json = Value::Object(json);
         // Types and names of everything else, before anything is mounted.
         let spec: Spec = typed("config", &json)?;
         let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
         let devices = resources.and_then(|resources| resources.devices().clone());
         let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
-        let filter = profile.map_or_else(|| Ok(Vec::new()), seccomp::compile)?;
+        let filter = profile.map_or_else(|| Ok(Filter::default()), seccomp::compile)?;
         let process = take_process(&mut json);
         if let Some(linux) = json.get_mut("linux").and_then(Value::as_object_mut) {
             // The helper's, as is the process's identity.
@@ -106,6 +111,7 @@ impl Draft {
             system,
             id_map,
             filter,
+            changes,
             devices: devices.unwrap_or_default(),
         })
     }
@@ -179,8 +185,13 @@ impl Config {
     }
 
     /// The filter of system calls; see [`crate::helper::Identity::filter`].
-    pub fn filter(&self) -> &[u64] {
+    pub fn filter(&self) -> &Filter {
         &self.filter
+    }
+
+    /// What is to be done to its mounts when all are there.
+    pub fn changes(&self) -> &[Change] {
+        &self.changes
     }
 
     /// Rules for devices; none: every device is allowed.

@@ -18,10 +18,18 @@ use super::{Failure, Kind, user};
 pub struct Identity {
     /// "user[:group]" by name or number; empty: as the process object says.
     pub user: String,
-    /// A filter of system calls, as instructions of classic BPF (struct
-    /// sock_filter): operation in bits 0 to 15, then 8 bits each of how far to jump
-    /// if true and if not, and the operand in bits 32 to 63. Empty: no filter.
-    pub filter: Vec<u64>,
+    /// Which system calls it has.
+    pub filter: Filter,
+}
+
+/// A filter of system calls.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Filter {
+    /// Instructions of classic BPF (struct sock_filter): operation in bits 0 to 15, then 8 bits each of how far to jump if
+    /// true and if not, and the operand in bits 32 to 63. None: no filter.
+    pub code: Vec<u64>,
+    /// seccomp(2)'s SECCOMP_FILTER_FLAG_*.
+    pub flags: u64,
 }
 
 /// Sets what only the guest's root may set: before joining namespaces.
@@ -120,7 +128,7 @@ pub fn gains_nothing(process: &Process) -> bool {
 
 /// Has the kernel look at every system call of this process from now on.
 pub fn install_filter(identity: &Identity) -> Result<(), Failure> {
-    if identity.filter.is_empty() {
+    if identity.filter.code.is_empty() {
         return Ok(());
     }
     let failed = |error: io::Error| Failure::runtime("install the filter of system calls", &error);
@@ -133,7 +141,8 @@ pub fn install_filter(identity: &Identity) -> Result<(), Failure> {
             k: u32::from_le_bytes([k0, k1, k2, k3]),
         }
     };
-    let mut instructions: Vec<libc::sock_filter> = identity.filter.iter().copied().map(instruction).collect();
+    let code = identity.filter.code.iter().copied();
+    let mut instructions: Vec<libc::sock_filter> = code.map(instruction).collect();
     let program = libc::sock_fprog {
         len: u16::try_from(instructions.len())
             .map_err(|_| failed(io::Error::from_raw_os_error(libc::E2BIG)))?,
@@ -141,9 +150,10 @@ pub fn install_filter(identity: &Identity) -> Result<(), Failure> {
     };
     // SAFETY: the program and its instructions live through the call; the kernel copies them.
     let done = unsafe {
-        libc::prctl(
-            libc::PR_SET_SECCOMP,
-            libc::SECCOMP_MODE_FILTER,
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            identity.filter.flags,
             &raw const program,
         )
     };

@@ -36,8 +36,8 @@ use serde::{Deserialize, Serialize};
 
 pub use call::{Call, Done};
 pub use copy::{Found, Job as CopyJob};
-pub use identity::Identity;
-pub use room::Room;
+pub use identity::{Filter, Identity};
+pub use room::{Change, Room};
 
 use crate::sys::CONTROL_FD;
 

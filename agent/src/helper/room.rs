@@ -15,6 +15,38 @@ use super::identity::Identity;
 /// Where systemd looks for additions to the unit that remounts the root.
 const REMOUNT_FS: &str = "/run/systemd/system/systemd-remount-fs.service.d";
 
+/// Something that is done to a mount of a container when all are there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    at: String,
+    /// mount(2)'s.
+    flags: libc::c_ulong,
+    data: String,
+}
+
+impl Change {
+    /// What mount(2) is to do at a path of the container.
+    pub fn new(at: &str, flags: MsFlags, data: &str) -> Self {
+        Self {
+            at: at.to_owned(),
+            flags: flags.bits(),
+            data: data.to_owned(),
+        }
+    }
+
+    fn make(&self) -> Result<(), Failure> {
+        let none: Option<&str> = None;
+        let flags = MsFlags::from_bits_retain(self.flags);
+        let data = Some(self.data.as_str()).filter(|data| !data.is_empty());
+        mount(none, self.at.as_str(), none, flags, data).map_err(|errno| {
+            Failure::runtime(
+                &format!("change the mount at {}", self.at),
+                &io::Error::from(errno),
+            )
+        })
+    }
+}
+
 /// A container's first process, and what makes the container ready for it.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Room {
@@ -22,6 +54,8 @@ pub struct Room {
     pub process: serde_json::Value,
     /// Who it is, and which system calls it has.
     pub identity: Identity,
+    /// What is left to do to its mounts.
+    pub changes: Vec<Change>,
     /// It is a distribution's init.
     pub system: bool,
     /// A small init of ours runs before it; see [`super::init`].
@@ -32,6 +66,7 @@ impl Room {
     /// Prepares the mounts, as the container's root. libcontainer has made what
     /// config.json names.
     pub fn settle(&self) -> Result<(), Failure> {
+        self.changes.iter().try_for_each(Change::make)?;
         if !self.system {
             return Ok(());
         }

@@ -90,17 +90,13 @@ pub fn create(context: &Context, args: &CreateArgs) -> Result<Pid, RuntimeError>
     if !plan.terminal && args.console_socket.is_some() {
         return Err(RuntimeError::NoTerminal);
     }
-    for name in &plan.left_out {
-        context.log.warn(&format!(
-            "config.json: {name} means nothing in a microVM and is left out"
-        ));
-    }
+    context.log.left_out(&plan.left_out);
     context.log.no_descriptors(args.preserve_fds);
     let (parts, virtiofsd) = (
         Parts::find_with(settings.kernel.as_deref())?,
         Parts::find_virtiofsd()?,
     );
-    let mut record = record(context, &args.id, &plan);
+    let mut record = record(context, &args.id, &plan)?;
     let lock = context.store.make(&record)?;
     let (ours, theirs) = match UnixStream::pair() {
         Ok(pair) => pair,
@@ -115,12 +111,15 @@ pub fn create(context: &Context, args: &CreateArgs) -> Result<Pid, RuntimeError>
     };
     let own = match &args.console_socket {
         None => Own::Standard,
-        Some(socket) => match console::open(socket) {
+        Some(socket) => match console::open(socket, plan.terminal_size) {
             Ok(slave) => Own::Terminal(slave),
             Err(error) => return give_up(context, &record, None, error),
         },
     };
-    if let Err(error) = plan.make_places() {
+    let placed = plan
+        .make_places()
+        .and_then(|()| plan.place_overlays(&context.store.folder(&args.id)));
+    if let Err(error) = placed {
         return give_up(context, &record, None, error.into());
     }
     let birth = Birth {
@@ -210,13 +209,16 @@ fn give_up<T>(
     Err(error)
 }
 
-fn record(context: &Context, id: &str, plan: &Plan) -> Record {
-    let name = plan.cgroup.as_ref();
+fn record(context: &Context, id: &str, plan: &Plan) -> Result<Record, RuntimeError> {
+    let cgroup = plan.cgroup.as_ref().map(|name| {
+        let path = cgroup::path(name, context.systemd_cgroup);
+        path.ok_or_else(|| RuntimeError::Cgroup(name.clone()))
+    });
     let network = match (&plan.network, &plan.house) {
         (Network::Of(path), None) => TakenOver::of(path),
         _ => None,
     };
-    Record {
+    Ok(Record {
         oci_version: plan.version.clone(),
         id: id.to_owned(),
         status: Status::Creating,
@@ -233,9 +235,9 @@ fn record(context: &Context, id: &str, plan: &Plan) -> Record {
         annotations: plan.annotations.clone(),
         hooks: plan.hooks.clone(),
         first: plan.config.get("process").cloned().unwrap_or(Value::Null),
-        cgroup: name.and_then(|name| cgroup::path(name, context.systemd_cgroup)),
+        cgroup: cgroup.transpose()?,
         network,
-    }
+    })
 }
 
 /// `run`: creates a container, starts it, and stays until it has ended.

@@ -87,6 +87,7 @@ fn prepare(birth: &Birth) -> Result<(), RuntimeError> {
         let message = format!("cannot join the cgroup {path:?}: {error}");
         birth.context.log.warn(&message);
     }
+    birth.plan.mount_overlays()?;
     match &birth.plan.network {
         Network::Of(path) => Namespace::open(path)?
             .enter()

@@ -8,8 +8,8 @@ use std::path::Path;
 use koya_sandbox::bundle::Plan;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, StatVfsMountFlags, openat2, statvfs};
 use rustix::mount::{
-    MountFlags, MountPropagationFlags, UnmountFlags, mount_bind_recursive, mount_change, mount_remount,
-    unmount,
+    MountFlags, MountPropagationFlags, UnmountFlags, mount_bind, mount_bind_recursive, mount_change,
+    mount_remount, unmount,
 };
 use rustix::process::{chdir, fchdir, pivot_root};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
@@ -36,7 +36,10 @@ fn enter(plan: &Plan) -> io::Result<()> {
         // A place that the image does not have yet is made by the guest; this view does without.
         if let Ok(place) = inside(&root, &volume.target) {
             let place = format!("/proc/self/fd/{}", place.as_raw_fd());
-            mount_bind_recursive(&volume.source, &place)?;
+            match volume.top_only {
+                true => mount_bind(&volume.source, &place)?,
+                false => mount_bind_recursive(&volume.source, &place)?,
+            }
             if volume.read_only
                 && let Ok(mounted) = inside(&root, &volume.target)
             {

@@ -59,10 +59,11 @@ pub fn exec(context: &Context, args: &ExecArgs) -> Result<ExitCode, RuntimeError
         });
     }
     context.log.no_descriptors(args.preserve_fds);
-    let (process, terminal) = process::of(args, &record.first)?;
-    let own = match (&args.console_socket, terminal) {
+    let (process, checked) = process::of(args, &record.first)?;
+    context.log.left_out(&checked.left_out);
+    let own = match (&args.console_socket, checked.terminal) {
         (None, false) => Own::Standard,
-        (Some(socket), true) => Own::Terminal(console::open(socket)?),
+        (Some(socket), true) => Own::Terminal(console::open(socket, checked.size)?),
         (None, true) => return Err(RuntimeError::NoConsoleSocket),
         (Some(_), false) => return Err(RuntimeError::NoTerminal),
     };

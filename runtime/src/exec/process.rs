@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use koya_sandbox::bundle::exec_process;
+use koya_sandbox::bundle::{Checked, exec_process};
 use serde_json::{Value, json};
 
 use crate::args::ExecArgs;
@@ -13,11 +13,11 @@ use crate::error::RuntimeError;
 /// Longest file that is read.
 const MAX_PROCESS: u64 = 1 << 20;
 
-/// The process, and whether it has a terminal.
+/// The process, and what is to be done about it here.
 ///
 /// # Errors
 /// [`RuntimeError`]
-pub fn of(args: &ExecArgs, first: &Value) -> Result<(Value, bool), RuntimeError> {
+pub fn of(args: &ExecArgs, first: &Value) -> Result<(Value, Checked), RuntimeError> {
     let mut process = match &args.process {
         Some(path) => read(path)?,
         None => modelled(args, first)?,
@@ -26,8 +26,8 @@ pub fn of(args: &ExecArgs, first: &Value) -> Result<(Value, bool), RuntimeError>
     if args.tty {
         set(&mut process, "terminal", true.into());
     }
-    let terminal = exec_process(&mut process)?;
-    Ok((process, terminal))
+    let checked = exec_process(&mut process)?;
+    Ok((process, checked))
 }
 
 fn read(path: &Path) -> Result<Value, RuntimeError> {
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
     use crate::args::{Cli, Command};
 
-    fn process(words: &[&str]) -> Result<(Value, bool), RuntimeError> {
+    fn process(words: &[&str]) -> Result<(Value, Checked), RuntimeError> {
         let words = ["koya-runtime", "exec"].iter().chain(words);
         let Command::Exec(args) = Cli::parse_from(words).command else {
             panic!("no exec");
@@ -116,12 +116,12 @@ mod tests {
 
     #[test]
     fn it_is_like_the_first_one_but_for_what_is_said() {
-        let (like, terminal) = process(&["web", "ls", "-l"]).unwrap();
-        assert!(!terminal);
+        let (like, checked) = process(&["web", "ls", "-l"]).unwrap();
+        assert_eq!(checked, Checked::default());
         assert_eq!(like["args"], json!(["ls", "-l"]));
         assert_eq!((&like["cwd"], &like["user"]["uid"]), (&json!("/srv"), &json!(5)));
         assert_eq!(like.get("apparmorProfile"), None);
-        let (other, terminal) = process(&[
+        let (other, checked) = process(&[
             "--tty",
             "--cwd",
             "/",
@@ -131,11 +131,16 @@ mod tests {
             "B=2",
             "--cap",
             "CAP_CHOWN",
+            "--cap",
+            "CAP_FLY",
             "web",
             "sh",
         ])
         .unwrap();
-        assert!(terminal);
+        assert!(checked.terminal);
+        // One that no kernel has is told of, in each set that it was for.
+        assert_eq!(checked.left_out.len(), 3);
+        assert!(checked.left_out[0].contains("CAP_FLY"), "{checked:?}");
         assert_eq!(other["user"], json!({ "uid": 7, "gid": 8 }));
         assert_eq!(other["env"], json!(["A=1", "B=2"]));
         assert_eq!(

@@ -46,14 +46,10 @@ pub(super) fn version(config: &Config) -> Result<String, BundleError> {
     let text = version
         .and_then(Value::as_str)
         .ok_or_else(|| wrong("ociVersion", version, "text as \"1.2.0\""))?;
-    // What 1.0, 1.1 and 1.2 have in common is read; later ones of the same major version only add.
-    let mut numbers = text.split(['.', '-', '+']);
-    let known = numbers.next() == Some("1")
-        && numbers
-            .next()
-            .and_then(|minor| minor.parse::<u8>().ok())
-            .is_some_and(|minor| minor <= 2);
-    match known {
+    // What 1.0, 1.1 and 1.2 have in common is read. Three numbers, as semantic versioning has it.
+    let core = text.split(['-', '+']).next().unwrap_or_default();
+    let numbers: Option<Vec<u64>> = core.split('.').map(|number| number.parse().ok()).collect();
+    match matches!(numbers.as_deref(), Some([1, 0..=2, _])) {
         true => Ok(text.to_owned()),
         false => Err(BundleError::Version(text.chars().take(64).collect())),
     }
@@ -93,6 +89,13 @@ pub(super) fn annotations(config: &mut Config) -> Result<BTreeMap<String, String
         let text = value
             .as_str()
             .ok_or_else(|| wrong("annotations", Some(value), "an object of texts"))?;
+        if name.is_empty() {
+            return Err(wrong(
+                "annotations",
+                Some(&Value::from("")),
+                "keys that say something",
+            ));
+        }
         all.insert(name.clone(), text.to_owned());
     }
     map.retain(|name, _| PASSED_ON.contains(&name.as_str()));

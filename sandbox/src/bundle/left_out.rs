@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::BundleError;
 use super::config::Config;
 
 /// Of cgroup v1's network controllers, of RDMA and of cgroup v1's memory there is nothing in a guest, which has its own
@@ -17,8 +18,8 @@ pub(super) const MEMORY: [&str; 5] = [
 ];
 /// Of `cpu`.
 pub(super) const CPU: [&str; 4] = ["cpus", "mems", "realtimeRuntime", "realtimePeriod"];
-/// Of `linux`: the host's security module, and its caches.
-pub(super) const LINUX: [&str; 2] = ["mountLabel", "intelRdt"];
+/// Of `linux`: the host's security module.
+pub(super) const LINUX: [&str; 1] = ["mountLabel"];
 /// An option of engines for tmpfs mounts: such a folder begins empty here.
 pub(super) const COPY_UP: &str = "tmpcopyup";
 
@@ -44,13 +45,34 @@ pub(super) fn of(config: &Config) -> Vec<String> {
     }
     let mounts = config.get("mounts").and_then(Value::as_array);
     for mount in mounts.into_iter().flatten() {
+        let destination = mount.get("destination").and_then(Value::as_str).unwrap_or("?");
         let options = mount.get("options").and_then(Value::as_array);
-        if options.is_some_and(|options| options.iter().any(|option| option == COPY_UP)) {
-            let destination = mount.get("destination").and_then(Value::as_str).unwrap_or("?");
-            found.push(format!("{COPY_UP} of the mount at {destination:?}"));
+        for option in options.into_iter().flatten().filter_map(Value::as_str) {
+            match option {
+                COPY_UP => found.push(format!("{COPY_UP} of the mount at {destination:?}")),
+                // The guest's mounts are no mounts of the host.
+                "shared" | "rshared" => {
+                    found.push(format!(
+                        "{option} of the mount at {destination:?}, towards the host,"
+                    ));
+                }
+                _ => {}
+            }
         }
     }
     found
+}
+
+/// Shares of the host's caches are asked for by those who rely on them.
+pub(super) fn refuse_caches(config: &Config) -> Result<(), BundleError> {
+    let asked = config.get("linux").and_then(|linux| linux.get("intelRdt"));
+    match asked.is_none_or(Value::is_null) {
+        true => Ok(()),
+        false => Err(BundleError::Unsupported {
+            what: "linux.intelRdt".to_owned(),
+            reason: "a guest has no resctrl file system: the processor's caches are the host's to share out; leave it out",
+        }),
+    }
 }
 
 /// Engines write out much that nobody has asked for.
@@ -85,6 +107,7 @@ mod tests {
             "mounts": [
                 { "destination": "/run", "type": "tmpfs", "options": ["rw", "tmpcopyup"] },
                 { "destination": "/tmp", "type": "tmpfs", "options": ["rw"] },
+                { "destination": "/data", "type": "bind", "options": ["rbind", "rshared"] },
             ],
         });
         let found = of(config.as_object().unwrap());
@@ -95,6 +118,7 @@ mod tests {
                 "linux.resources.memory.swappiness",
                 "linux.resources.cpu.cpus",
                 "tmpcopyup of the mount at \"/run\"",
+                "rshared of the mount at \"/data\", towards the host,",
             ]
         );
     }

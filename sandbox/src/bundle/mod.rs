@@ -21,6 +21,7 @@ mod left_out;
 mod mounts;
 mod namespaces;
 mod neighbours;
+mod overlays;
 mod places;
 mod process;
 mod resources;
@@ -39,7 +40,7 @@ use serde_json::Value;
 pub use hooks::{Hook, Hooks};
 pub use namespaces::Network;
 pub use neighbours::{Neighbour, Neighbours};
-pub use process::exec_process;
+pub use process::{Checked, exec_process};
 pub use resources::for_update;
 pub use size::Size;
 
@@ -108,6 +109,14 @@ pub enum BundleError {
         /// Why.
         source: io::Error,
     },
+    /// An overlay cannot be mounted.
+    #[error("config.json: cannot mount the overlay for {destination:?} on the host")]
+    Overlay {
+        /// Where in the container.
+        destination: String,
+        /// Why.
+        source: io::Error,
+    },
     /// A place for a mount cannot be made.
     #[error("cannot make {path:?} in the root file system, where something is to be mounted")]
     Place {
@@ -151,6 +160,8 @@ pub struct Plan {
     pub disks: Vec<Disk>,
     /// On what something is mounted.
     places: Vec<places::Place>,
+    /// Volumes that are to be mounted first.
+    overlays: Vec<overlays::Overlay>,
     /// Where the container's network comes from.
     pub network: Network,
     /// The file of the host at the container's `/etc/resolv.conf`, if an engine put one there.
@@ -169,6 +180,8 @@ pub struct Plan {
     pub hooks: Hooks,
     /// Whether the first process has a terminal.
     pub terminal: bool,
+    /// Rows and columns that it is to have at first, if the bundle says so.
+    pub terminal_size: Option<(u16, u16)>,
     /// Of the bundle, as state answers have them.
     pub annotations: BTreeMap<String, String>,
     /// The version that `config.json` names.
@@ -229,8 +242,10 @@ impl Plan {
         mut config: config::Config,
     ) -> Result<Self, BundleError> {
         let version = config::version(&config)?;
-        let left_out = left_out::of(&config);
-        let terminal = process::check(&mut config)?;
+        let mut left_out = left_out::of(&config);
+        left_out::refuse_caches(&config)?;
+        let process = process::check(&mut config)?;
+        left_out.extend(process.left_out);
         let (root, read_only) = mounts::root(folder, &config)?;
         let namespaces::Found {
             network,
@@ -253,8 +268,8 @@ impl Plan {
             memory: &memory,
         };
         let resolv_conf = mounts::resolv_conf(folder, &config);
-        let (volumes, places) = mounts::translate(folder, &root, read_only, into, &mut config, &mut disks)?;
-        let disks = disks.into_vec();
+        let served_mounts = mounts::translate(folder, &root, read_only, into, &mut config, disks)?;
+        let disks = served_mounts.disks.into_vec();
         if house.is_some() && !disks.is_empty() {
             return Err(BundleError::Unsupported {
                 what: "a block device".to_owned(),
@@ -268,9 +283,10 @@ impl Plan {
             bundle: folder.to_owned(),
             root,
             config: Value::Object(config),
-            volumes,
+            volumes: served_mounts.volumes,
             disks,
-            places,
+            places: served_mounts.places,
+            overlays: served_mounts.overlays,
             network,
             resolv_conf,
             late,
@@ -280,7 +296,8 @@ impl Plan {
             served,
             size,
             hooks,
-            terminal,
+            terminal: process.terminal,
+            terminal_size: process.size,
             annotations,
             version,
             left_out,

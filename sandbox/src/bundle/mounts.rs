@@ -2,15 +2,17 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{StatVfs, statvfs};
+use rustix::fs::{StatVfs, statfs, statvfs};
 use serde_json::{Value, json};
 
 use super::BundleError;
 use super::config::{Config, list, wrong};
 use super::disks::{Disks, FILE_SYSTEMS};
 use super::left_out::COPY_UP;
+use super::overlays::Overlay;
 use super::places::Place;
 use crate::volumes::Volume;
 
@@ -25,6 +27,15 @@ const OWN: [&str; 8] = [
     "cgroup2",
     "hugetlbfs",
 ];
+/// hugetlbfs's magic number (statfs(2)).
+const HUGE_PAGES: i64 = 0x9584_58f6;
+/// Options of any mount, whatever is mounted.
+const GENERAL: [&str; 14] = [
+    "ro", "rw", "nosuid", "suid", "nodev", "dev", "noexec", "exec", "noatime", "relatime", "private",
+    "rprivate", "slave", "rslave",
+];
+/// Those by which what the host mounts later below a folder is seen in the container.
+const FOLLOWING: [&str; 4] = ["slave", "rslave", "shared", "rshared"];
 /// Where memory is shared between the processes of a container.
 const SHM: &str = "/dev/shm";
 
@@ -74,45 +85,57 @@ pub(super) struct Into<'a> {
     pub memory: &'a str,
 }
 
-/// Replaces sources on the host by paths of the guest; what has to be served for that, the root first; and
-/// on what it is mounted.
+/// What mounts need of the host.
+#[derive(Default)]
+pub(super) struct Served {
+    /// What is served, the root first.
+    pub volumes: Vec<Volume>,
+    /// On what something is mounted.
+    pub places: Vec<Place>,
+    /// Volumes that are to be mounted first.
+    pub overlays: Vec<Overlay>,
+    /// Block devices of the host.
+    pub disks: Disks,
+}
+
+/// Replaces sources on the host by paths of the guest; what has to be served for that.
 pub(super) fn translate(
     bundle: &Path,
     root: &Path,
     read_only: bool,
     into: Into<'_>,
     config: &mut Config,
-    disks: &mut Disks,
-) -> Result<(Vec<Volume>, Vec<Place>), BundleError> {
-    let mut volumes = vec![Volume {
+    disks: Disks,
+) -> Result<Served, BundleError> {
+    let mut all = Served {
+        disks,
+        ..Served::default()
+    };
+    all.volumes.push(Volume {
         source: root.to_owned(),
         target: "/".to_owned(),
         read_only,
         named: false,
-    }];
-    let (mut mounts, mut places) = (Vec::new(), Vec::new());
+        follows: false,
+        top_only: false,
+    });
+    let mut mounts = Vec::new();
     for mount in list(config, "mounts", "mounts")? {
-        let known = volumes.len();
-        let mount = one(bundle, mount, into, &mut volumes, disks)?;
-        let served = volumes.get(known);
+        let known = all.volumes.len();
+        let mount = one(bundle, mount, into, &mut all)?;
+        let served = all.volumes.get(known);
         let path = mount.get("destination").and_then(Value::as_str).unwrap_or("/");
-        places.push(Place {
+        all.places.push(Place {
             path: path.to_owned(),
             is_file: served.is_some_and(|volume| volume.source.is_file()),
         });
         mounts.push(mount);
     }
     config.insert("mounts".to_owned(), Value::Array(mounts));
-    Ok((volumes, places))
+    Ok(all)
 }
 
-fn one(
-    bundle: &Path,
-    mount: &Config,
-    into: Into<'_>,
-    volumes: &mut Vec<Volume>,
-    disks: &mut Disks,
-) -> Result<Value, BundleError> {
+fn one(bundle: &Path, mount: &Config, into: Into<'_>, all: &mut Served) -> Result<Value, BundleError> {
     let text = |name: &str| mount.get(name).and_then(Value::as_str).unwrap_or_default();
     let destination = mount.get("destination");
     let destination = destination
@@ -127,11 +150,18 @@ fn one(
     };
     let kind = text("type");
     let binds = options.iter().any(|option| matches!(*option, "bind" | "rbind"));
+    if options.contains(&"remount") {
+        // Of what is mounted in the guest by then.
+        return Ok(json!({ "destination": destination, "type": "none", "options": options }));
+    }
+    if kind == "overlay" && !binds {
+        return overlay(&destination, &options, into, all);
+    }
     let source = bundle.join(text("source"));
     if kind != "bind" && !binds {
         return match kind {
             _ if OWN.contains(&kind) => Ok(own(mount, &destination, kind)),
-            _ if FILE_SYSTEMS.contains(&kind) => disks.mount(kind, &source, &destination, &options),
+            _ if FILE_SYSTEMS.contains(&kind) => all.disks.mount(kind, &source, &destination, &options),
             _ => Err(BundleError::Unsupported {
                 what: format!("the mount at {destination:?} has type {kind:?}"),
                 reason: "the guest mounts proc, sysfs, tmpfs, devpts, mqueue, cgroup and hugetlbfs, and ext2 to ext4, erofs and \
@@ -148,29 +178,92 @@ fn one(
     if destination == SHM {
         return Ok(shared_memory(&source, into.memory, &options));
     }
+    let source = served(&source, &destination)?;
+    match huge_pages(&source, &destination, &options) {
+        Some(own) => Ok(own),
+        None => Ok(volume(source, &destination, options, false, into, all)),
+    }
+}
+
+/// Serves what layers of the host make together.
+fn overlay(
+    destination: &str,
+    options: &[&str],
+    into: Into<'_>,
+    all: &mut Served,
+) -> Result<Value, BundleError> {
+    let overlay = Overlay::of(all.volumes.len(), options);
+    let overlay = overlay.ok_or_else(|| BundleError::Unsupported {
+        what: format!("the overlay at {destination:?} has no layers"),
+        reason: "an overlay is made of the folders that its option lowerdir= names",
+    })?;
+    let refuses_writes = !overlay.is_writable();
+    all.overlays.push(overlay);
+    let general = options.iter().copied().filter(|option| GENERAL.contains(option));
+    // It gets its source when the container has a folder.
+    Ok(volume(
+        PathBuf::new(),
+        destination,
+        general.collect(),
+        refuses_writes,
+        into,
+        all,
+    ))
+}
+
+/// Serves a file or folder of the host; its mount in the guest.
+fn volume(
+    source: PathBuf,
+    destination: &str,
+    options: Vec<&str>,
+    refuses_writes: bool,
+    into: Into<'_>,
+    all: &mut Served,
+) -> Value {
     let read_only = options
         .iter()
         .rev()
         .find(|option| matches!(**option, "ro" | "rro" | "rw"));
-    let read_only = read_only.is_some_and(|option| *option != "rw");
-    let volume = Volume {
-        source: served(&source, &destination)?,
-        target: destination.clone(),
+    let read_only = refuses_writes || read_only.is_some_and(|option| *option != "rw");
+    // What is mounted later could be written.
+    let follows = !read_only && options.iter().any(|option| FOLLOWING.contains(option));
+    let number = all.volumes.len();
+    all.volumes.push(Volume {
+        source,
+        target: destination.to_owned(),
         read_only,
         named: false,
-    };
-    let number = volumes.len();
-    volumes.push(volume);
-    // Propagation ends at the guest, where nobody else mounts anything.
+        follows,
+        top_only: options.contains(&"bind") && !options.contains(&"rbind"),
+    });
+    // What is below it, the host decides.
     let mut kept: Vec<&str> = options.into_iter().filter(|option| *option != "bind").collect();
     kept.push("rbind");
     kept.dedup();
-    Ok(json!({
+    json!({
         "destination": destination,
         "type": "bind",
         "source": format!("{}/{number}", into.served),
         "options": kept,
-    }))
+    })
+}
+
+/// Huge pages of the host cannot be mapped from a guest, which has its own: as large, and for the same user.
+fn huge_pages(source: &Path, destination: &str, options: &[&str]) -> Option<Value> {
+    let found = statfs(source).ok().filter(|found| found.f_type == HUGE_PAGES)?;
+    let folder = fs::metadata(source).ok()?;
+    let mut kept: Vec<String> = options
+        .iter()
+        .filter(|option| GENERAL.contains(*option))
+        .map(|option| (*option).to_owned())
+        .collect();
+    kept.extend([
+        format!("pagesize={}", found.f_bsize),
+        format!("mode={:o}", folder.mode() & 0o7777),
+        format!("uid={}", folder.uid()),
+        format!("gid={}", folder.gid()),
+    ]);
+    Some(json!({ "destination": destination, "type": "hugetlbfs", "source": "hugetlbfs", "options": kept }))
 }
 
 /// What virtio-fs can serve: files and folders.

@@ -106,8 +106,8 @@ impl Asked {
         let path = match entry.get("path") {
             None | Some(Value::Null) => None,
             Some(Value::String(path)) if path.is_empty() => None,
-            Some(Value::String(path)) => Some(Path::new(path)),
-            other => return Err(wrong("linux.namespaces[].path", other, "a path")),
+            Some(Value::String(path)) if path.starts_with('/') => Some(Path::new(path)),
+            other => return Err(wrong("linux.namespaces[].path", other, "an absolute path")),
         };
         let of = match (kind, path) {
             ("network", Some(path)) => {

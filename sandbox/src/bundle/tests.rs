@@ -1,3 +1,5 @@
+mod specification;
+
 use std::fs;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};

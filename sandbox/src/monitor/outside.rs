@@ -262,6 +262,8 @@ mod tests {
             target: "/data".to_owned(),
             read_only: false,
             named: false,
+            follows: false,
+            top_only: false,
         });
         let settings = Settings {
             image: String::new(),

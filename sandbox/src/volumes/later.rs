@@ -22,7 +22,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, mkdirat, openat, open
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, open_tree, unmount};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
-use super::namespace::{NODEV, NOSUID, RDONLY, set_attributes_of};
+use super::namespace::{NODEV, NOSUID, RDONLY, propagation, set_attributes_of};
 use super::server::{TAG, source_of, unusable};
 use super::{MAX_VOLUMES, Volume, VolumeError};
 
@@ -102,8 +102,10 @@ struct Copy {
 impl Copy {
     fn of(volume: &Volume) -> Result<Self, VolumeError> {
         let (source, is_folder) = source_of(volume)?;
-        let flags =
-            OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+        let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        if !volume.top_only {
+            flags |= OpenTreeFlags::AT_RECURSIVE;
+        }
         let read_only = if volume.read_only { RDONLY } else { 0 };
         let recursive = libc::AT_RECURSIVE.cast_unsigned();
         let copied = open_tree(CWD, &source, flags).and_then(|mount| {
@@ -111,7 +113,7 @@ impl Copy {
                 mount.as_fd(),
                 read_only | NOSUID | NODEV,
                 0,
-                libc::MS_PRIVATE,
+                propagation(volume.follows),
                 recursive,
             )?;
             Ok(mount)

@@ -53,6 +53,12 @@ pub struct Volume {
     /// copied into it.
     #[serde(default)]
     pub named: bool,
+    /// Whether what the host mounts below it later is seen as well. It could be written, so not where that is refused.
+    #[serde(default)]
+    pub follows: bool,
+    /// Whether what is mounted below it is left out.
+    #[serde(default)]
+    pub top_only: bool,
 }
 
 /// Volumes cannot be served.

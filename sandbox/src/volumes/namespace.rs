@@ -11,9 +11,13 @@ use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::{FdFlags, fcntl_setfd};
-use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind_recursive, mount_change};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, mount, mount_bind, mount_bind_recursive, mount_change,
+};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
+
+use super::Volume;
 
 /// `MOUNT_ATTR_RDONLY`, `_NOSUID` and `_NODEV` (linux/mount.h).
 pub(super) const RDONLY: u64 = 1;
@@ -76,16 +80,20 @@ pub(super) struct Bind {
     target: CString,
     is_folder: bool,
     read_only: bool,
+    follows: bool,
+    top_only: bool,
 }
 
 impl Bind {
-    /// `source` at `target`, below the holder.
-    pub(super) fn new(source: &Path, target: &Path, is_folder: bool, read_only: bool) -> io::Result<Self> {
+    /// `source`, where links of the volume's lead, at `target`, below the holder.
+    pub(super) fn new(volume: &Volume, source: &Path, target: &Path, is_folder: bool) -> io::Result<Self> {
         Ok(Self {
             source: c_string(source.as_os_str())?,
             target: c_string(target.as_os_str())?,
             is_folder,
-            read_only,
+            read_only: volume.read_only,
+            follows: volume.follows,
+            top_only: volume.top_only,
         })
     }
 }
@@ -177,16 +185,26 @@ impl Bind {
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
             rustix::fs::open(&*self.target, flags, Mode::from_raw_mode(0o644))?;
         }
-        mount_bind_recursive(&*self.source, &*self.target)?;
-        // With all that is mounted below it; and nothing that is mounted there later appears, as it could be written.
+        match self.top_only {
+            true => mount_bind(&*self.source, &*self.target)?,
+            false => mount_bind_recursive(&*self.source, &*self.target)?,
+        }
         let read_only = if self.read_only { RDONLY } else { 0 };
         let recursive = libc::AT_RECURSIVE.cast_unsigned();
         set_attributes(
             &self.target,
             read_only | NOSUID | NODEV,
-            libc::MS_PRIVATE,
+            propagation(self.follows),
             recursive,
         )
+    }
+}
+
+/// What is mounted below a volume later does not appear, unless it is to.
+pub(super) fn propagation(follows: bool) -> u64 {
+    match follows {
+        true => libc::MS_SLAVE,
+        false => libc::MS_PRIVATE,
     }
 }
 

@@ -108,6 +108,8 @@ impl Volume {
             target: check_target(text, target)?,
             read_only,
             named,
+            follows: false,
+            top_only: false,
         })
     }
 
@@ -160,6 +162,8 @@ impl Volume {
             target,
             read_only,
             named,
+            follows: false,
+            top_only: false,
         })
     }
 }
@@ -233,6 +237,8 @@ mod tests {
             target: target.into(),
             read_only,
             named: false,
+            follows: false,
+            top_only: false,
         }
     }
 

@@ -176,7 +176,7 @@ fn remove(socket: &Path, holder: &Path) {
 
 fn bind(volume: &Volume, place: &Path) -> Result<Bind, VolumeError> {
     let (source, is_folder) = source_of(volume)?;
-    Bind::new(&source, place, is_folder, volume.read_only).map_err(|error| unusable(volume, error))
+    Bind::new(volume, &source, place, is_folder).map_err(|error| unusable(volume, error))
 }
 
 /// What is to be served, and whether it is a folder. A named volume's folder is made.

@@ -70,6 +70,8 @@ impl Scene {
             target: target.to_owned(),
             read_only,
             named: false,
+            follows: false,
+            top_only: false,
         }
     }
 

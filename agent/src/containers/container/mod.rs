@@ -23,7 +23,7 @@ use crate::containers::rootfs::Bundle;
 use crate::containers::{Ground, Process};
 use crate::error::{Result, deadline as passed, invalid, not_found, runtime, state, storage};
 use crate::files;
-use crate::helper::{Call, Identity, Request, Room, map};
+use crate::helper::{Call, Filter, Identity, Request, Room, map};
 use crate::streams::{Console, Stdio};
 use crate::sys::{Deadline, lock};
 use exec::Exec;
@@ -49,7 +49,7 @@ pub struct Container {
     bundle: Mutex<Bundle>,
     bundle_path: String,
     system: bool,
-    filter: Vec<u64>,
+    filter: Filter,
     cgroup: Cgroup,
     init: Arc<Process>,
     execs: Mutex<BTreeMap<String, Exec>>,
@@ -138,8 +138,9 @@ impl Container {
                 process: config.process().clone(),
                 identity: Identity {
                     user: request.user.clone(),
-                    filter: config.filter().to_vec(),
+                    filter: config.filter().clone(),
                 },
+                changes: config.changes().to_vec(),
                 system: config.system(),
                 init: request.init,
             }),
@@ -179,7 +180,7 @@ impl Container {
             init,
             execs: Mutex::default(),
             next_exec: AtomicU64::new(0),
-            filter: config.filter().to_vec(),
+            filter: config.filter().clone(),
         })
     }
 

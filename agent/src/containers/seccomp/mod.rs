@@ -13,10 +13,12 @@ mod table;
 use std::collections::BTreeMap;
 
 use libcontainer::oci_spec::runtime::{
-    Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompOperator, LinuxSyscall,
+    Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompFilterFlag, LinuxSeccompOperator,
+    LinuxSyscall,
 };
 
 use crate::error::{Result, invalid};
+use crate::helper::Filter;
 use filter::{Comparison, Condition, Leaf, Rule};
 
 /// What a system call gets (seccomp(2), SECCOMP_RET_*).
@@ -35,8 +37,32 @@ const MAX_RULES: usize = 4096;
 /// Arguments of a system call.
 const ARGUMENTS: usize = 6;
 
-/// Makes the filter; see [`crate::helper::Identity::filter`].
-pub fn compile(profile: &LinuxSeccomp) -> Result<Vec<u64>> {
+/// Makes the filter.
+pub fn compile(profile: &LinuxSeccomp) -> Result<Filter> {
+    Ok(Filter {
+        code: code(profile)?,
+        flags: flags(profile)?,
+    })
+}
+
+fn flags(profile: &LinuxSeccomp) -> Result<u64> {
+    let listed = profile.flags().as_deref().unwrap_or_default();
+    listed.iter().try_fold(0, |flags, flag| {
+        let flag = match flag {
+            LinuxSeccompFilterFlag::SeccompFilterFlagTsync => libc::SECCOMP_FILTER_FLAG_TSYNC,
+            LinuxSeccompFilterFlag::SeccompFilterFlagLog => libc::SECCOMP_FILTER_FLAG_LOG,
+            LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW,
+            other => {
+                return Err(invalid(format!(
+                    "config.linux.seccomp.flags has {other}, which is for those who listen, and nobody does here"
+                )));
+            }
+        };
+        Ok(flags | flag)
+    })
+}
+
+fn code(profile: &LinuxSeccomp) -> Result<Vec<u64>> {
     let default = action(profile.default_action(), profile.default_errno_ret())?;
     let rules = profile.syscalls().as_deref().unwrap_or_default();
     if rules.len() > MAX_RULES {
@@ -84,6 +110,11 @@ fn leaves(
     let mut count: usize = 0;
     let mut calls: BTreeMap<u32, Vec<Rule>> = BTreeMap::new();
     for rule in rules {
+        if rule.names().is_empty() {
+            return Err(invalid(
+                "config.linux.seccomp.syscalls has an entry without names; want at least one",
+            ));
+        }
         let verdict = action(rule.action(), rule.errno_ret())?;
         let alternatives = alternatives(rule)?;
         let found = rule
@@ -164,6 +195,15 @@ fn condition(argument: &LinuxSeccompArg) -> Result<Condition> {
 }
 
 fn action(action: LinuxSeccompAction, errno: Option<u32>) -> Result<u32> {
+    let takes_one = matches!(
+        action,
+        LinuxSeccompAction::ScmpActErrno | LinuxSeccompAction::ScmpActTrace
+    );
+    if errno.is_some() && !takes_one {
+        return Err(invalid(format!(
+            "config.linux.seccomp has an errnoRet for {action}; SCMP_ACT_ERRNO and SCMP_ACT_TRACE take one"
+        )));
+    }
     // EPERM, unless it is said.
     let data = errno.unwrap_or(1);
     if data > 0xffff {

@@ -11,7 +11,7 @@ const X86_64: u32 = 0xc000_003e;
 const I386: u32 = 0x4000_0003;
 
 fn compiled(profile: Value) -> Result<Vec<u64>> {
-    compile(&LinuxSeccomp::deserialize(profile).unwrap())
+    compile(&LinuxSeccomp::deserialize(profile).unwrap()).map(|filter| filter.code)
 }
 
 /// Runs a filter for a call; answers its verdict.
@@ -148,6 +148,17 @@ fn several_rules_and_conditions_work_together() {
 fn what_cannot_be_filtered_is_refused() {
     let message = |profile| compiled(profile).unwrap_err().message;
     assert!(message(json!({ "defaultAction": "SCMP_ACT_NOTIFY" })).contains("NOTIFY"));
+    // Errors are told where an action has none to give back.
+    let allow = json!({ "names": ["read"], "action": "SCMP_ACT_ALLOW", "errnoRet": 38 });
+    assert!(
+        message(json!({ "defaultAction": "SCMP_ACT_ERRNO", "syscalls": [allow] })).contains("SCMP_ACT_ALLOW")
+    );
+    assert!(message(json!({ "defaultAction": "SCMP_ACT_KILL", "defaultErrnoRet": 1 })).contains("errnoRet"));
+    let nameless = json!({ "names": [], "action": "SCMP_ACT_ERRNO" });
+    assert!(
+        message(json!({ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [nameless] }))
+            .contains("without names")
+    );
     let argument = json!({ "index": 6, "value": 0, "op": "SCMP_CMP_EQ" });
     let rule = json!({ "names": ["read"], "action": "SCMP_ACT_ALLOW", "args": [argument] });
     assert!(message(json!({ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule] })).contains("argument 6"));
@@ -172,4 +183,21 @@ fn a_filter_stays_short() {
     }))
     .unwrap();
     assert!(filter.len() < 100, "{}", filter.len());
+}
+
+#[test]
+fn flags_are_the_kernels() {
+    let flags = |flags: Value| {
+        let profile = json!({ "defaultAction": "SCMP_ACT_ALLOW", "flags": flags });
+        compile(&LinuxSeccomp::deserialize(profile).unwrap()).map(|filter| filter.flags)
+    };
+    assert_eq!(flags(json!([])).unwrap(), 0);
+    let all = json!([
+        "SECCOMP_FILTER_FLAG_TSYNC",
+        "SECCOMP_FILTER_FLAG_LOG",
+        "SECCOMP_FILTER_FLAG_SPEC_ALLOW"
+    ]);
+    assert_eq!(flags(all).unwrap(), 0b111);
+    let refused = flags(json!(["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"])).unwrap_err();
+    assert!(refused.message.contains("WAIT_KILLABLE_RECV"), "{refused}");
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Podman, Said, until};
+use super::{Podman, Said, is_nothing_left, succeed, until};
 
 /// A bundle, and a folder of states.
 struct Bench<'a> {
@@ -101,6 +101,29 @@ impl Bench<'_> {
             (&line["level"], &line["msg"]),
             (&json!("error"), &json!(said.errors.trim()))
         );
+    }
+
+    /// Makes the bundle; a configuration for it whose first process is a shell's.
+    fn spec(&self, script: &str) -> Value {
+        fs::create_dir(self.path("bundle")).unwrap();
+        self.done(&["spec"]);
+        let mut spec: Value = serde_json::from_str(&fs::read_to_string(self.config()).unwrap()).unwrap();
+        spec["root"]["path"] = self.user.root().to_str().unwrap().into();
+        spec["process"]["terminal"] = false.into();
+        spec["process"]["args"] = json!(["sh", "-c", script]);
+        spec
+    }
+
+    fn config(&self) -> std::path::PathBuf {
+        self.path("bundle").join("config.json")
+    }
+
+    fn write(&self, spec: &Value) {
+        fs::write(self.config(), spec.to_string()).unwrap();
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 
     fn state(&self) -> Value {
@@ -207,4 +230,141 @@ fn a_bundle_lives_as_the_specification_says() {
     fs::write(&config, spec.to_string()).unwrap();
     bench.refused(&["create", "web"], "no luck");
     bench.refused(&["state", "web"], "does not exist");
+}
+
+/// Programs of the host, one after the other, that add a line to a file; each of these words is one, and fails after `!`.
+fn story(file: &Path, words: &[&str]) -> Value {
+    let hook = |word: &&str| {
+        let (word, code) = word.strip_suffix('!').map_or((*word, 0), |word| (word, 3));
+        let script = format!("echo {word} >> {}; exit {code}", file.display());
+        json!({ "path": "/bin/sh", "args": ["sh", "-c", script] })
+    };
+    words.iter().map(hook).collect()
+}
+
+/// Mounts something on a folder of the host that is there as long as this.
+struct Mounted(std::path::PathBuf);
+
+impl Mounted {
+    fn new(kind: &str, folder: std::path::PathBuf) -> Self {
+        fs::create_dir_all(&folder).unwrap();
+        succeed(Command::new("mount").args(["-t", kind, kind]).arg(&folder));
+        succeed(Command::new("mount").arg("--make-shared").arg(&folder));
+        Self(folder)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn what_was_created_is_what_lives_whatever_hooks_and_files_do() {
+    let user = Podman::new();
+    let bench = Bench { user: &user };
+    let (told, ran) = (bench.path("told"), user.root().join("ran"));
+    let data = Mounted::new("tmpfs", bench.path("data"));
+    let mut spec = bench.spec("echo ran >> /ran; while :; do sleep 1; done");
+    let mounts = spec["mounts"].as_array_mut().unwrap();
+    mounts.push(
+        json!({ "destination": "/data", "type": "bind", "source": data.0, "options": ["rbind", "rslave"] }),
+    );
+    mounts.push(json!({ "destination": "/apart", "type": "bind", "source": data.0, "options": ["rbind", "rprivate"] }));
+    mounts.push(json!({ "destination": "/huge", "type": "hugetlbfs", "source": "hugetlbfs", "options": ["pagesize=2M"] }));
+    // What is mounted below a folder comes with it, or does not.
+    let below = Mounted::new("tmpfs", data.0.join("below"));
+    fs::write(below.0.join("file"), "").unwrap();
+    mounts.push(json!({ "destination": "/top", "type": "bind", "source": data.0, "options": ["bind"] }));
+    // As Kubernetes gives a pod its huge pages: a folder of the host's.
+    let pages = Mounted::new("hugetlbfs", bench.path("pages"));
+    mounts.push(
+        json!({ "destination": "/pages", "type": "bind", "source": pages.0, "options": ["rbind", "nosuid"] }),
+    );
+    spec["linux"]["resources"]["hugepageLimits"] = json!([{ "pageSize": "2MB", "limit": 4 << 20 }]);
+    spec["process"]["capabilities"]["bounding"] = json!(["CAP_CHOWN", "CAP_FLY"]);
+    spec["hooks"] = json!({
+        "createRuntime": story(&told, &["one", "two"]),
+        "poststart": story(&told, &["three!", "four"]),
+        "poststop": story(&told, &["five!", "six"]),
+    });
+
+    // What cannot be created leaves nothing, and is told.
+    let file = bench.path("file");
+    fs::write(&file, "").unwrap();
+    let namespaces = json!([{ "type": "pid" }, { "type": "network", "path": file }]);
+    for (pointer, value, wanted) in [
+        ("/linux/cgroupsPath", json!("/../outside"), "linux.cgroupsPath"),
+        ("/linux/namespaces", namespaces, file.to_str().unwrap()),
+        ("/process", Value::Null, "process is null"),
+    ] {
+        let mut other = spec.clone();
+        let (above, name) = pointer.rsplit_once('/').unwrap();
+        other.pointer_mut(above).unwrap()[name] = value;
+        bench.write(&other);
+        bench.refused(&["create", "web"], wanted);
+        bench.refused(&["state", "web"], "does not exist");
+    }
+    let _ = fs::remove_file(&told);
+    let _ = fs::remove_file(bench.path("log"));
+
+    bench.write(&spec);
+    bench.done(&["create", "web"]);
+    assert!(bench.log().contains("CAP_FLY"), "{}", bench.log());
+    assert_eq!(fs::read_to_string(&told).unwrap(), "one\ntwo\n");
+    // The program waits, and does not care what becomes of the file.
+    thread::sleep(Duration::from_secs(2));
+    assert!(!ran.exists(), "it ran before it was started");
+    fs::write(bench.config(), "{").unwrap();
+    bench.done(&["start", "web"]);
+    assert_eq!(fs::read_to_string(&told).unwrap(), "one\ntwo\nthree\nfour\n");
+    assert!(bench.log().contains("poststart hook"), "{}", bench.log());
+    until("it does not run", || ran.exists());
+
+    // Pages are there up to the limit.
+    let pages = "busybox fallocate -l 4194304 /huge/x && echo some; busybox fallocate -l 8388608 /huge/y 2>/dev/null || echo no more";
+    assert_eq!(
+        bench.does(&["exec", "web", "sh", "-c", pages]).out,
+        "some\nno more\n"
+    );
+
+    let own = bench
+        .does(&["exec", "web", "grep", " /pages hugetlbfs ", "/proc/mounts"])
+        .out;
+    assert!(own.contains("pagesize=2M") && own.contains("nosuid"), "{own}");
+
+    let seen = bench
+        .does(&[
+            "exec",
+            "web",
+            "sh",
+            "-c",
+            "ls /data/below; echo and; ls /top/below",
+        ])
+        .out;
+    assert_eq!(seen, "file\nand\n");
+
+    // What the host mounts now is seen where that was asked for.
+    let late = Mounted::new("tmpfs", data.0.join("late"));
+    fs::write(late.0.join("file"), "mounted later\n").unwrap();
+    until("a later mount is not seen", || {
+        bench.does(&["exec", "web", "cat", "/data/late/file"]).out == "mounted later\n"
+    });
+    assert_eq!(bench.does(&["exec", "web", "ls", "/apart/late"]).out, "");
+    drop(late);
+
+    bench.done(&["kill", "web", "KILL"]);
+    until("it does not stop", || bench.state()["status"] == "stopped");
+    bench.done(&["delete", "web"]);
+    assert_eq!(
+        fs::read_to_string(&told).unwrap(),
+        "one\ntwo\nthree\nfour\nfive\nsix\n"
+    );
+    assert!(bench.log().contains("poststop hook"), "{}", bench.log());
+    bench.refused(&["state", "web"], "does not exist");
+    // What was there before is there still, and the id is free.
+    assert_eq!(fs::read_to_string(&ran).unwrap(), "ran\n");
+    assert!(data.0.join("late").is_dir() && bench.config().exists());
+    until("something is left of the container", is_nothing_left);
 }

@@ -8,7 +8,7 @@ use crate::support::Said;
 
 /// Options, and a script that tells what they do; `HOME` is a folder of the test with files in it. A container takes a
 /// while to begin, so each shows several.
-const RUNS: [(&str, &str); 12] = [
+const RUNS: [(&str, &str); 13] = [
     // What it is.
     (
         "--env-file HOME/vars --env A=2 --env NOWHERE --env-host --unsetenv container --tz UTC --umask 0077 --user web:root \
@@ -37,8 +37,8 @@ const RUNS: [(&str, &str); 12] = [
          ulimit -s; cat /proc/sys/kernel/msgmax /proc/sys/net/ipv4/ip_forward",
     ),
     (
-        "--cap-add all --security-opt seccomp=unconfined --security-opt mask=/etc/passwd",
-        "grep -E 'CapEff|Seccomp:' /proc/self/status; busybox unshare -m echo apart; wc -c < /etc/passwd",
+        "--cap-add all --security-opt seccomp=unconfined --security-opt mask=/etc/passwd --memory 64m --memory-swap 64m",
+        "cat /sys/fs/cgroup/memory.swap.max; grep -E 'CapEff|Seccomp:' /proc/self/status; busybox unshare -m echo apart; wc -c < /etc/passwd",
     ),
     (
         "--privileged --user web",
@@ -57,6 +57,11 @@ const RUNS: [(&str, &str); 12] = [
     (
         "--volume HOME/owned:/owned:U --user 1234:1235 --volume kept-{}:/root/kept --volume kept-{}-too:/etc",
         "stat -c '%u %g' /owned /owned/file; touch /owned/new; ls -d /root/kept; head -n 1 /etc/passwd",
+    ),
+    (
+        "--volume HOME/share:/over:O --volume HOME/share:/plain --mount type=image,source=busybox,destination=/image",
+        "echo more >> /over/page; echo new > /over/new; rm /over/program; busybox cat /over/page /plain/page; ls /over /plain; \
+         cat /image/etc/group; touch /image/x",
     ),
     (
         "--volume kept-{}:/data --mount type=volume,source=kept-{}-too,destination=/too,ro --volume /anonymous \

@@ -115,12 +115,6 @@ fn what_cannot_be_run_is_told_as_engines_expect_it() {
             126,
             "only files and folders",
         ),
-        (
-            &["--network", "none", "-v", "/etc:/x:O"],
-            "true",
-            126,
-            "type \"overlay\"",
-        ),
     ] {
         let said = run(options, program);
         assert_eq!(said.code, Some(code), "{options:?} {program}: {said:?}");
