@@ -43,7 +43,7 @@ impl Linux {
         let kernel = given(&options.kernel, "--kernel", "see resources/kernel/build")?;
         let disk = given(&options.disk, "--disk", "see resources/rootfs/build debian")?;
         let data = scratch.join("data.img");
-        fill(&data).map_err(BenchError::path("write", &data))?;
+        fill(&data, DATA_MIB).map_err(BenchError::path("write", &data))?;
         Ok(Self {
             kernel: copy(&kernel, &scratch.join("vmlinux"))?,
             root: copy(&disk, &scratch.join("root.img"))?,
@@ -149,10 +149,10 @@ pub(super) fn copy(from: &Path, to: &Path) -> Result<PathBuf, BenchError> {
 }
 
 /// Fills a file with numbers that repeat nowhere, so that nothing shares or skips its pages.
-fn fill(path: &Path) -> io::Result<()> {
+pub(super) fn fill(path: &Path, mib: usize) -> io::Result<()> {
     let mut file = BufWriter::with_capacity(1 << 20, File::create(path)?);
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    for _ in 0..DATA_MIB << 17 {
+    for _ in 0..mib << 17 {
         // 2^17 numbers of eight bytes are a MiB.
         // Marsaglia, "Xorshift RNGs", 2003.
         state ^= state << 13;

@@ -5,14 +5,17 @@
 //!                        measure::*         vmm + process                      │
 //!              host ──────────────────────────────────────► results ◄── stats ─┘
 //!                                                             └─► report: table, JSON, SVG
-//!             (containers: a suite of its own, with koya run, crun and runc)
+//!             (containers and engines: suites of their own, with koya run, podman, containerd, crun and runc)
 //! ```
 //!
 //! Rounds are interleaved so that whatever drifts on the machine (frequency, neighbours, caches) hits every
 //! VMM alike. Nothing here is asserted: goals are printed as met or missed. A VMM that fails, or that does
 //! not answer in time, is reported as failed and not waited for.
 
+pub mod bare;
+mod clocks;
 pub mod containers;
+pub mod engines;
 pub mod error;
 pub mod guests;
 pub mod host;
@@ -21,10 +24,13 @@ pub mod measure;
 pub mod options;
 pub mod process;
 pub mod report;
+pub mod sheet;
+mod smaps;
 pub mod stats;
 pub mod subject;
 pub mod suite;
 pub mod timeline;
+mod tree;
 pub mod vmm;
 
 pub use error::BenchError;

@@ -17,25 +17,37 @@ koya-bench: Koya and its peers, side by side in one run
   koya-bench containers [OPTION…]
                                koya run and the agent against a bare microVM, crun and runc; on such a host, too
 
-  --koya PATH                koya-vmm (default: the release build of this checkout); koya and koya-agent beside it
+  koya-bench engines [OPTION…]
+                               podman and containerd with Koya and with crun; on such a host, too
+
+  --koya PATH                koya-vmm (default: the release build of this checkout); the other programs beside it
   --qemu PATH                qemu-system-x86_64 (default: from PATH)
   --firecracker PATH         also measure Firecracker
   --cloud-hypervisor PATH    also measure Cloud Hypervisor
   --runs N                   rounds, 1 to 1000 (default: local 50, the others 3)
   --only NAME,NAME           only measurements that have a figure of that name;
-                             timeline: the phases of a start
+                             timeline: the phases of a start (containers, engines)
   --limit SECONDS            how long to wait for a VMM (default: local 10, the others 120)
   --out FOLDER               where the results go (default: bench-results)
 
-guest and containers:
+guest, containers and engines:
   --kernel PATH              vmlinux (resources/kernel/build)
   --vcpus N                  1 to 32 (default: 1)
   --memory MIB               64 to 65536 (default: 512)
 
+engines only:
+  --virtiofsd PATH           virtiofsd (resources/virtiofsd/build)
+  --at-once N                start no more than N pods at once, 1 to 1000 (default: all of them)
+
+guest and engines:
+  --seconds N                length of each fio (guest) and iperf3 run, 1 to 600 (default: 5)
+
 guest only:
   --disk PATH                root disk with fio and iperf3 (resources/rootfs/build debian)
-  --seconds N                length of each fio and iperf3 run, 1 to 600 (default: 5)
 ";
+
+/// What comes first.
+const SUITES: &str = "local, guest, containers or engines";
 
 /// Which set of measurements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +58,8 @@ pub enum SuiteKind {
     Guest,
     /// Containers in Linux guests.
     Containers,
+    /// The engines that run containers, with Koya in the place of crun.
+    Engines,
 }
 
 impl SuiteKind {
@@ -56,6 +70,7 @@ impl SuiteKind {
             Self::Local => "local",
             Self::Guest => "guest",
             Self::Containers => "containers",
+            Self::Engines => "engines",
         }
     }
 }
@@ -79,6 +94,10 @@ pub struct Options {
     pub kernel: Option<PathBuf>,
     /// Guest root disk.
     pub disk: Option<PathBuf>,
+    /// What serves files to guests.
+    pub virtiofsd: Option<PathBuf>,
+    /// Pods that are started at the same time, if not all.
+    pub at_once: Option<usize>,
     /// Guest vCPUs.
     pub vcpus: u32,
     /// Guest memory, in MiB.
@@ -98,9 +117,10 @@ impl Options {
             Some("local") => SuiteKind::Local,
             Some("guest") => SuiteKind::Guest,
             Some("containers") => SuiteKind::Containers,
+            Some("engines") => SuiteKind::Engines,
             Some("--help" | "-h") => return Ok(None),
-            Some(other) => return Err(usage(format!("'{other}': expected local, guest or containers"))),
-            None => return Err(usage("expected local, guest or containers; see --help".into())),
+            Some(other) => return Err(usage(format!("'{other}': expected {SUITES}"))),
+            None => return Err(usage(format!("expected {SUITES}; see --help"))),
         };
         let mut options = Self::defaults(suite);
         while let Some(name) = arguments.next() {
@@ -117,10 +137,10 @@ impl Options {
     fn defaults(suite: SuiteKind) -> Self {
         let (runs, limit) = match suite {
             SuiteKind::Local => (50, 10),
-            SuiteKind::Guest | SuiteKind::Containers => (3, 120),
+            SuiteKind::Guest | SuiteKind::Containers | SuiteKind::Engines => (3, 120),
         };
         let mut binaries = vec![(Kind::Koya, release_build())];
-        if suite != SuiteKind::Containers {
+        if matches!(suite, SuiteKind::Local | SuiteKind::Guest) {
             binaries.push((Kind::Qemu, "qemu-system-x86_64".into()));
         }
         Self {
@@ -132,6 +152,8 @@ impl Options {
             out: "bench-results".into(),
             kernel: None,
             disk: None,
+            virtiofsd: None,
+            at_once: None,
             vcpus: 1,
             memory_mib: 512,
             seconds: 5,
@@ -150,6 +172,8 @@ impl Options {
             "--out" => self.out = value.into(),
             "--kernel" => self.kernel = Some(value.into()),
             "--disk" => self.disk = Some(value.into()),
+            "--virtiofsd" => self.virtiofsd = Some(value.into()),
+            "--at-once" => self.at_once = Some(number(name, value, 1, 1000)?),
             "--vcpus" => self.vcpus = number(name, value, 1, 32)?,
             "--memory" => self.memory_mib = number(name, value, 64, 65536)?,
             "--seconds" => self.seconds = number(name, value, 1, 600)?,
@@ -161,6 +185,21 @@ impl Options {
     fn binary(&mut self, kind: Kind, path: &str) {
         self.binaries.retain(|(other, _)| *other != kind);
         self.binaries.push((kind, path.into()));
+    }
+
+    /// Where `koya-vmm` is.
+    ///
+    /// # Errors
+    /// When it is nowhere.
+    pub fn koya(&self) -> Result<PathBuf, BenchError> {
+        let named = self.binaries.iter().find(|(kind, _)| *kind == Kind::Koya);
+        in_path(named.map_or(Path::new("koya-vmm"), |(_, path)| path))
+    }
+
+    /// Whether any of these figures is asked for.
+    #[must_use]
+    pub fn wants(&self, figures: &[&str]) -> bool {
+        self.only.is_empty() || self.only.iter().any(|name| figures.contains(&name.as_str()))
     }
 
     /// The VMMs, Koya first.
@@ -246,13 +285,22 @@ mod tests {
     }
 
     #[test]
+    fn a_part_is_wanted_by_name_or_with_all() {
+        let some = parse("engines --only pods-10 --virtiofsd /v").unwrap().unwrap();
+        assert!(some.wants(&["pods-1", "pods-10"]) && !some.wants(&["pods-1"]));
+        assert_eq!(some.virtiofsd, Some("/v".into()));
+        assert!(parse("engines").unwrap().unwrap().wants(&["pods-1"]));
+    }
+
+    #[test]
     fn says_what_is_wrong_and_what_would_be_right() {
         for (arguments, part) in [
-            ("", "expected local, guest or containers"),
-            ("fast", "'fast': expected local, guest or containers"),
+            ("", "expected local, guest, containers or engines"),
+            ("fast", "'fast': expected local, guest, containers or engines"),
             ("local --runs", "'--runs' is unknown or lacks its value"),
             ("local --runs 0", "--runs takes a number from 1 to 1000"),
             ("guest --vcpus 33", "--vcpus takes a number from 1 to 32"),
+            ("engines --at-once 0", "--at-once takes a number from 1 to 1000"),
             ("local --speed 1", "'--speed' is unknown"),
         ] {
             let error = parse(arguments).unwrap_err().to_string();

@@ -10,6 +10,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::ptr;
 use std::time::{Duration, Instant};
 
@@ -333,6 +334,31 @@ impl Drop for Process {
                 );
             }
         }
+    }
+}
+
+/// A command line of words.
+pub(super) fn command<'a>(program: &Path, words: impl IntoIterator<Item = &'a str>) -> Vec<OsString> {
+    let words = words.into_iter().map(OsString::from);
+    std::iter::once(program.into()).chain(words).collect()
+}
+
+/// The first line of what a program says of its version.
+pub(super) fn version(program: &Path) -> Result<String, BenchError> {
+    let output = Command::new(program).arg("--version").output();
+    let output = output.map_err(BenchError::path("run", program))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(text.lines().next().unwrap_or_default().trim().to_owned())
+}
+
+/// Whether all of these programs are there.
+pub(super) fn installed(programs: &[&str]) -> Result<(), BenchError> {
+    match programs.iter().find(|program| !Path::new(program).exists()) {
+        None => Ok(()),
+        Some(missing) => Err(BenchError::Missing {
+            what: (*missing).to_owned(),
+            remedy: "install Debian's packages (resources/install-packages)",
+        }),
     }
 }
 

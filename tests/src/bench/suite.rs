@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::BenchError;
 use super::containers;
+use super::engines;
 use super::guests;
 use super::host::{Host, KvmKind};
 use super::linux::{Linux, Scratch, Tap};
@@ -76,8 +77,8 @@ pub struct Results {
     pub rows: Vec<Row>,
     /// The shape of the guest, in words.
     pub guest: String,
-    /// The phases of a start, where they were looked at.
-    pub timeline: Timeline,
+    /// The phases of starts, where they were looked at.
+    pub timelines: Vec<Timeline>,
 }
 
 /// Runs what the options ask for.
@@ -108,7 +109,7 @@ pub fn run(options: &Options) -> Result<Results, BenchError> {
         columns: vmms.iter().map(Column::from).collect(),
         rows,
         guest,
-        timeline: Timeline::default(),
+        timelines: Vec::new(),
     };
     match options.suite {
         SuiteKind::Local => {
@@ -131,11 +132,20 @@ pub fn run(options: &Options) -> Result<Results, BenchError> {
             ))
         }
         SuiteKind::Containers => {
-            let (columns, rows, timeline) = containers::run(options, &context)?;
+            let (columns, rows, timelines) = containers::run(options, &context)?;
             let guest = format!("Linux, {vcpus} vCPU, {memory} MiB; everything on the host in memory");
             Ok(Results {
                 columns,
-                timeline,
+                timelines,
+                ..results(rows, guest)
+            })
+        }
+        SuiteKind::Engines => {
+            let (columns, rows, timelines) = engines::run(options, &context)?;
+            let guest = engines::described(options)?;
+            Ok(Results {
+                columns,
+                timelines,
                 ..results(rows, guest)
             })
         }

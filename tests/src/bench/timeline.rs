@@ -3,8 +3,12 @@
 use super::stats::Summary;
 
 /// Samples of when each phase ended, in milliseconds since the start.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Timeline {
+    /// The end of its file's name.
+    pub name: &'static str,
+    /// For people.
+    pub title: &'static str,
     phases: Vec<(String, Vec<f64>)>,
 }
 
@@ -20,12 +24,15 @@ pub struct Phase {
 }
 
 impl Timeline {
-    /// Names the phases.
-    pub fn name(&mut self, names: &[&str]) {
-        self.phases = names
-            .iter()
-            .map(|name| ((*name).to_owned(), Vec::new()))
-            .collect();
+    /// One of these phases.
+    #[must_use]
+    pub fn new(name: &'static str, title: &'static str, phases: &[&str]) -> Self {
+        let phases = phases.iter().map(|phase| ((*phase).to_owned(), Vec::new()));
+        Self {
+            name,
+            title,
+            phases: phases.collect(),
+        }
     }
 
     /// Takes one sample: when each phase ended.
@@ -59,8 +66,7 @@ mod tests {
 
     #[test]
     fn a_phase_begins_where_the_last_one_ended() {
-        let mut timeline = Timeline::default();
-        timeline.name(&["a", "b"]);
+        let mut timeline = Timeline::new("timeline", "A start", &["a", "b"]);
         assert!(timeline.phases().is_empty());
         timeline.note(&[1.0, 5.0]);
         timeline.note(&[3.0, 7.0]);

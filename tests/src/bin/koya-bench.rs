@@ -5,11 +5,11 @@ use std::process::ExitCode;
 
 use koya_tests::bench::options::{HELP, Options};
 use koya_tests::bench::report::{self, table};
-use koya_tests::bench::{BenchError, containers, suite};
+use koya_tests::bench::{BenchError, containers, engines, suite};
 
 fn main() -> ExitCode {
     match run() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error @ BenchError::Usage(_)) => {
             eprintln!("koya-bench: {error}");
             ExitCode::from(2)
@@ -21,24 +21,22 @@ fn main() -> ExitCode {
     }
 }
 
-fn run() -> Result<(), BenchError> {
+fn run() -> Result<ExitCode, BenchError> {
     let words: Vec<String> = env::args().skip(1).collect();
-    if let Some(("inside", rest)) = words.split_first().map(|(verb, rest)| (verb.as_str(), rest)) {
-        return containers::inside::run(rest);
+    // What the suites run of this program in guests, and in the place of runtimes.
+    match words.split_first().map(|(verb, rest)| (verb.as_str(), rest)) {
+        Some(("inside", rest)) => return containers::inside::run(rest).map(|()| ExitCode::SUCCESS),
+        Some(("files", rest)) => return engines::files::run(rest).map(|()| ExitCode::SUCCESS),
+        Some(("stage", rest)) => return engines::stage::run(rest),
+        _ => {}
     }
     let Some(options) = Options::parse(words)? else {
         print!("{HELP}");
-        return Ok(());
+        return Ok(ExitCode::SUCCESS);
     };
     let results = suite::run(&options)?;
-    report::write(&results, &options.out)?;
+    let written = report::write(&results, &options.out)?;
     print!("{}", table::markdown(&results));
-    let (folder, name) = (options.out.display(), results.suite.name());
-    let more = if results.timeline.phases().is_empty() {
-        ""
-    } else {
-        ", containers-timeline.svg"
-    };
-    println!("\nWritten: {folder}/{name}.md, {name}.json, {name}.svg{more}");
-    Ok(())
+    println!("\nWritten to {}: {}", options.out.display(), written.join(", "));
+    Ok(ExitCode::SUCCESS)
 }

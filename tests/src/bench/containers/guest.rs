@@ -27,7 +27,7 @@ pub(super) fn measure(parts: &Parts, context: &Context, runs: usize, sheet: &mut
 }
 
 fn samples(parts: &Parts, context: &Context, runs: usize) -> Result<String, BenchError> {
-    let mut process = context.start(&parts.vmm, &parts.runtimes_machine(runs))?;
+    let mut process = context.start(&parts.bare.vmm, &parts.runtimes_machine(runs))?;
     process.line(DONE, context.limit.saturating_mul(PATIENCE))?;
     Ok(String::from_utf8_lossy(process.output()).into_owned())
 }

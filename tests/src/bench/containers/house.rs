@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use super::parts::Parts;
 use super::tree::{BENCH, DONE};
-use super::{Sheet, guest, memory, say, throughput};
+use super::{Sheet, guest, say, throughput};
 use crate::bench::BenchError;
 use crate::bench::measure::{Context, milliseconds};
 use crate::bench::options::Options;
+use crate::bench::smaps::{Pages, held};
 use crate::bench::subject::Subject;
 
 /// The figures of this file.
@@ -50,8 +51,14 @@ fn idle(parts: &Parts, options: &Options, sheet: &mut Sheet) -> Result<(), Bench
     let words = parts.run_words(&["--detach", "--name", IDLE], &image, &["sleep", "1000000"]);
     parts.says(words.iter().map(String::as_str))?;
     thread::sleep(CALM);
-    let vmm = memory::resident(&parts.field(IDLE, ".Vm.Pid")?, Some(options.memory_mib))?;
-    let monitor = memory::resident(&parts.field(IDLE, ".Vm.MonitorPid")?, None)?;
+    let vmm = held(&parts.field(IDLE, ".Vm.Pid")?, options.memory_mib, Pages::Whole)?;
+    let vmm = vmm.with_guest()?.own;
+    let monitor = held(
+        &parts.field(IDLE, ".Vm.MonitorPid")?,
+        options.memory_mib,
+        Pages::Whole,
+    )?
+    .own;
     sheet.note("vmm-memory", Subject::KOYA, Ok(vmm));
     sheet.note("monitor-memory", Subject::KOYA, Ok(monitor));
     sheet.note("host-memory", Subject::KOYA, Ok(vmm + monitor));

@@ -5,25 +5,22 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::runtimes::PROGRAMS;
-use super::{command, tree};
+use super::command;
+use super::tree::{self, PROGRAMS};
 use crate::bench::BenchError;
-use crate::bench::linux::{copy, given};
+use crate::bench::bare::{Bare, CMDLINE};
+use crate::bench::linux::copy;
 use crate::bench::options::Options;
-use crate::bench::process::Process;
+use crate::bench::process::{Process, installed, version};
 use crate::bench::subject::{Column, Subject};
-use crate::bench::vmm::{Kind, Machine, Vmm};
-
-/// The kernel command line that `koya run` gives its guests.
-const CMDLINE: &str = "console=ttyS0 quiet loglevel=3 reboot=k panic=-1 8250.nr_uarts=1 random.trust_cpu=on";
+use crate::bench::vmm::Machine;
 
 /// See the module.
 pub(super) struct Parts {
-    /// The bare VMM.
-    pub vmm: Vmm,
+    /// The bare microVM.
+    pub bare: Bare,
     /// The program `koya`.
     koya: PathBuf,
-    kernel: PathBuf,
     agent: PathBuf,
     home: PathBuf,
     /// An image with busybox.
@@ -31,7 +28,6 @@ pub(super) struct Parts {
     /// An image with the runtimes.
     pub runtimes_image: PathBuf,
     runtimes_disk: PathBuf,
-    initramfs: PathBuf,
     vcpus: u32,
     memory_mib: u32,
 }
@@ -39,21 +35,9 @@ pub(super) struct Parts {
 impl Parts {
     /// Copies what is given to `scratch`, which is in memory, and makes the rest.
     pub fn prepare(options: &Options, scratch: &Path) -> Result<Self, BenchError> {
-        for program in PROGRAMS {
-            if !Path::new(program).exists() {
-                let what = program.into();
-                let remedy = "install Debian's packages (resources/install-packages)";
-                return Err(BenchError::Missing { what, remedy });
-            }
-        }
-        let vmms = options.vmms()?;
-        let vmm = vmms.into_iter().find(|vmm| vmm.kind == Kind::Koya);
-        let vmm = vmm.ok_or(BenchError::Missing {
-            what: "koya-vmm".into(),
-            remedy: "build it (cargo build --release)",
-        })?;
-        let beside = |name: &str| vmm.binary.with_file_name(name);
-        let kernel = given(&options.kernel, "--kernel", "see resources/kernel/build")?;
+        installed(&PROGRAMS)?;
+        let vmm = options.koya()?;
+        let beside = |name: &str| vmm.with_file_name(name);
         let put = |from: &Path, name: &str| copy(from, &scratch.join(name));
         let (koya, agent) = (
             put(&beside("koya"), "koya")?,
@@ -61,22 +45,19 @@ impl Parts {
         );
         let folder = |name: &str| scratch.join(name);
         tree::small(&folder("small"))?;
-        tree::bare(&folder("bare"))?;
         tree::large(&folder("large"), &agent)?;
         let parts = Self {
-            vmm: Vmm::new(Kind::Koya, &put(&vmm.binary, "koya-vmm")?)?,
+            bare: Bare::prepare(options, &vmm, scratch)?,
             koya,
-            kernel: put(&kernel, "vmlinux")?,
             agent,
             home: folder("home"),
             image: tree::tar(&folder("small"), &folder("busybox.tar"))?,
             runtimes_image: tree::tar(&folder("large"), &folder("runtimes.tar"))?,
             runtimes_disk: tree::disk(&folder("large"), &folder("runtimes.ext4"))?,
-            initramfs: tree::initramfs(&folder("bare"), &folder("bare.cpio"))?,
             vcpus: options.vcpus,
             memory_mib: options.memory_mib,
         };
-        for name in ["small", "bare", "large"] {
+        for name in ["small", "large"] {
             fs::remove_dir_all(folder(name)).map_err(BenchError::path("remove", folder(name)))?;
         }
         Ok(parts)
@@ -84,29 +65,14 @@ impl Parts {
 
     /// The columns of the table.
     pub fn columns(&self) -> Result<Vec<Column>, BenchError> {
-        let version = |program: &Path| -> Result<String, BenchError> {
-            let output = Command::new(program).arg("--version").output();
-            let output = output.map_err(BenchError::path("run", program))?;
-            let text = String::from_utf8_lossy(&output.stdout);
-            Ok(text.lines().next().unwrap_or_default().trim().to_owned())
-        };
         let [crun, runc] = PROGRAMS.map(Path::new);
         let column = |subject, version| Column { subject, version };
         Ok(vec![
             column(Subject::KOYA, version(&self.koya)?),
-            column(Subject::BareVmm, self.vmm.version.clone()),
+            column(Subject::BareVmm, self.bare.vmm.version.clone()),
             column(Subject::Crun, version(crun)?),
             column(Subject::Runc, version(runc)?),
         ])
-    }
-
-    /// The machine that only boots and powers off.
-    pub fn bare_machine(&self) -> Machine {
-        Machine {
-            initrd: Some(self.initramfs.clone()),
-            cmdline: CMDLINE.to_owned(),
-            ..self.machine()
-        }
     }
 
     /// The machine with the runtimes; `runs` is for its init.
@@ -114,16 +80,7 @@ impl Parts {
         Machine {
             cmdline: format!("{CMDLINE} root=/dev/vda rw init=/init runs={runs}"),
             disks: vec![self.runtimes_disk.clone()],
-            ..self.machine()
-        }
-    }
-
-    fn machine(&self) -> Machine {
-        Machine {
-            vcpus: self.vcpus,
-            memory_mib: self.memory_mib,
-            entropy: true,
-            ..Machine::tiny(self.kernel.clone())
+            ..self.bare.machine()
         }
     }
 
@@ -166,9 +123,9 @@ impl Parts {
     fn environment(&self) -> Vec<OsString> {
         let pairs = [
             ("KOYA_HOME=", self.home.as_path()),
-            ("KOYA_VMM=", &self.vmm.binary),
+            ("KOYA_VMM=", &self.bare.vmm.binary),
             ("KOYA_AGENT=", &self.agent),
-            ("KOYA_KERNEL=", &self.kernel),
+            ("KOYA_KERNEL=", &self.bare.kernel),
         ];
         let joined = pairs.map(|(name, path)| {
             let mut variable = OsString::from(name);
@@ -182,9 +139,9 @@ impl Parts {
     pub fn koya<'a>(&self, words: impl IntoIterator<Item = &'a str>) -> Command {
         let mut koya = Command::new(&self.koya);
         koya.env("KOYA_HOME", &self.home)
-            .env("KOYA_VMM", &self.vmm.binary)
+            .env("KOYA_VMM", &self.bare.vmm.binary)
             .env("KOYA_AGENT", &self.agent)
-            .env("KOYA_KERNEL", &self.kernel)
+            .env("KOYA_KERNEL", &self.bare.kernel)
             .args(words)
             .stdin(Stdio::null());
         koya

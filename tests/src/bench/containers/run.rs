@@ -3,12 +3,11 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::Sheet;
 use super::parts::Parts;
-use super::tree::BARE_LINE;
-use super::{Sheet, say};
 use crate::bench::BenchError;
+use crate::bench::bare::{Times, times};
 use crate::bench::measure::{Context, milliseconds};
-use crate::bench::process::Process;
 use crate::bench::subject::Subject;
 
 /// What the container says.
@@ -23,43 +22,23 @@ const LOOK: Duration = Duration::from_millis(50);
 /// A start that has no network to wait for, as the bare microVM has none.
 const ALONE: [&str; 3] = ["--rm", "--network", "none"];
 
-/// When a program said its line, and when it had ended, in milliseconds since its start.
-struct Times {
-    line: f64,
-    exit: f64,
-}
-
 /// A first round loads the image and warms the caches.
 pub(super) fn measure(parts: &Parts, context: &Context, runs: usize, sheet: &mut Sheet) {
     for round in 0..=runs {
         let counts = round > 0;
-        note(
-            "run-exit",
-            Subject::KOYA,
-            koya_true(parts, context).as_ref().copied(),
-            counts,
-            sheet,
-        );
+        let ended = koya_true(parts, context);
+        sheet.take("run-exit", Subject::KOYA, ended.as_ref().copied(), counts);
         let alone = koya(parts, context);
-        let bare = bare(parts, context);
+        let bare = parts.bare.times(context);
         for (subject, times) in [(Subject::KOYA, alone), (Subject::BareVmm, bare)] {
             let line = times.as_ref().map(|times| times.line);
-            note("run-output", subject, line, counts, sheet);
+            sheet.take("run-output", subject, line, counts);
             let exit = times.as_ref().map(|times| times.exit);
-            note("run-exit-alone", subject, exit, counts, sheet);
+            sheet.take("run-exit-alone", subject, exit, counts);
             if subject == Subject::BareVmm {
-                note("run-exit", subject, exit, counts, sheet);
+                sheet.take("run-exit", subject, exit, counts);
             }
         }
-    }
-}
-
-fn note(figure: &str, subject: Subject, sample: Result<f64, &BenchError>, counts: bool, sheet: &mut Sheet) {
-    if let Err(error) = sample {
-        say(&format!("{figure}, {}: {}", subject.label(), error.in_full()));
-    }
-    if counts || sample.is_err() {
-        sheet.note(figure, subject, sample);
     }
 }
 
@@ -92,24 +71,4 @@ fn settle(parts: &Parts, context: &Context) {
     while parts.koya_runs() && !is_over() {
         thread::sleep(LOOK);
     }
-}
-
-fn bare(parts: &Parts, context: &Context) -> Result<Times, BenchError> {
-    times(
-        context.start(&parts.vmm, &parts.bare_machine())?,
-        BARE_LINE,
-        context,
-    )
-}
-
-fn times(mut process: Process, line: &str, context: &Context) -> Result<Times, BenchError> {
-    let said = process.line(line, context.limit)?;
-    let (code, ended) = process.exit(context.limit)?;
-    if code != 0 {
-        return Err(process.early_exit("a good end"));
-    }
-    Ok(Times {
-        line: milliseconds(&process, said),
-        exit: milliseconds(&process, ended),
-    })
 }

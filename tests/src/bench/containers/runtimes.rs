@@ -12,13 +12,11 @@ use koya_proto::v1::{CreateRequest, ExecRequest, RootFilesystem, root_filesystem
 use koya_sandbox::container::{ContainerSpec, ProcessSpec};
 use serde_json::{Value, json};
 
-use super::tree::{AGENT, BUNDLE_ROOT};
+use super::tree::{AGENT, BUNDLE_ROOT, PROGRAMS};
 use super::{Subject, command};
 use crate::bench::BenchError;
 use crate::bench::process::Process;
 
-/// Debian's programs.
-pub(super) const PROGRAMS: [&str; 2] = ["/usr/bin/crun", "/usr/bin/runc"];
 /// How long one step may take, where everything is emulated.
 const LIMIT: Duration = Duration::from_secs(60);
 /// A folder in memory of the guest.

@@ -37,6 +37,8 @@ pub enum Goal {
     AtMost(f64),
     /// A median of at most this many times a peer's.
     AtMostTimes(f64, Subject),
+    /// A median of at most this many times the sum of two others'.
+    AtMostTimesBoth(f64, [Subject; 2]),
     /// A median above a peer's.
     Above(Subject),
 }

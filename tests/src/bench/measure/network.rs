@@ -1,12 +1,12 @@
 //! TCP through a tap device, both ways, with iperf3: the client is in the guest.
 
-use std::ffi::OsString;
+use std::path::Path;
 use std::time::Duration;
 
 use super::{Better, Context, Figure, Goal, Measurement};
 use crate::bench::BenchError;
 use crate::bench::linux::{HOST_ADDRESS, Linux, SCRIPT_END};
-use crate::bench::process::Process;
+use crate::bench::process::{Process, command};
 use crate::bench::subject::Subject;
 use crate::bench::vmm::Vmm;
 
@@ -39,19 +39,7 @@ impl Measurement for Network {
     }
 
     fn sample(&self, vmm: &Vmm, context: &Context) -> Result<Vec<f64>, BenchError> {
-        let argv: Vec<OsString> = [
-            "/usr/bin/env",
-            "iperf3",
-            "--server",
-            "--forceflush",
-            "--bind",
-            HOST_ADDRESS,
-        ]
-        .map(OsString::from)
-        .to_vec();
-        let mut server = Process::spawn(&argv, &context.scratch.join("iperf3"))?;
-        server.line("listening", context.limit)?;
-
+        let _server = server(&["--bind", HOST_ADDRESS], context)?;
         let mut process = context.start(vmm, &self.0.machine(Some(&script(self.0.seconds))))?;
         let limit = context
             .limit
@@ -70,6 +58,15 @@ impl Measurement for Network {
     }
 }
 
+/// An iperf3 server on the host that listens.
+pub(in crate::bench) fn server(options: &[&str], context: &Context) -> Result<Process, BenchError> {
+    let words = ["iperf3", "--server", "--forceflush"];
+    let argv = command(Path::new("/usr/bin/env"), [&words, options].concat());
+    let mut server = Process::spawn(&argv, &context.scratch.join("iperf3"))?;
+    server.line("listening", context.limit)?;
+    Ok(server)
+}
+
 fn script(seconds: u32) -> String {
     let run = |figure: &Figure, way: &str| {
         let name = figure.name;
@@ -85,7 +82,7 @@ fn script(seconds: u32) -> String {
 }
 
 /// The rate in the receiver's summary, as `[  5]  0.00-5.00  sec  1.1 GBytes  1890 Mbits/sec  receiver`.
-fn gigabits(line: &str) -> Option<f64> {
+pub(in crate::bench) fn gigabits(line: &str) -> Option<f64> {
     let words: Vec<&str> = line.split_whitespace().collect();
     let unit = words.iter().position(|word| *word == "Mbits/sec")?;
     let megabits: f64 = words.get(unit.checked_sub(1)?)?.parse().ok()?;

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{bound, is_met};
 use crate::bench::measure::Better;
 use crate::bench::suite::{Results, Row, Series};
-use crate::bench::timeline::Phase;
+use crate::bench::timeline::{Phase, Timeline};
 
 /// The whole run as indented JSON, every sample included.
 #[must_use]
@@ -28,10 +28,18 @@ pub fn document(results: &Results) -> String {
             "load": host.load,
         },
         "programs": programs,
-        "timeline": results.timeline.phases().iter().map(phase).collect::<Vec<_>>(),
+        "timelines": results.timelines.iter().map(timeline).collect::<Vec<_>>(),
         "figures": results.rows.iter().map(figure).collect::<Vec<_>>(),
     });
     format!("{document:#}\n")
+}
+
+fn timeline(timeline: &Timeline) -> Value {
+    json!({
+        "name": timeline.name,
+        "title": timeline.title,
+        "phases": timeline.phases().iter().map(phase).collect::<Vec<_>>(),
+    })
 }
 
 /// A phase of a start, in milliseconds since its begin.

@@ -1,5 +1,5 @@
 //! What a run leaves behind: a table on the terminal, and `<suite>.md`, `.json` and `.svg` in a folder; and
-//! `<suite>-timeline.svg` where the phases of a start were looked at.
+//! `<suite>-<timeline>.svg` for each start whose phases were looked at.
 
 use std::fs;
 use std::path::Path;
@@ -14,26 +14,29 @@ pub mod svg;
 pub mod table;
 pub mod timeline;
 
-/// Writes the three files.
+/// Writes the files; their names.
 ///
 /// # Errors
 /// When the folder or a file cannot be written.
-pub fn write(results: &Results, folder: &Path) -> Result<(), BenchError> {
+pub fn write(results: &Results, folder: &Path) -> Result<Vec<String>, BenchError> {
     fs::create_dir_all(folder).map_err(BenchError::path("make", folder))?;
     let name = results.suite.name();
     let mut texts = vec![
-        (".md", table::markdown(results)),
-        (".json", json::document(results)),
-        (".svg", svg::chart(results)),
+        (format!("{name}.md"), table::markdown(results)),
+        (format!("{name}.json"), json::document(results)),
+        (format!("{name}.svg"), svg::chart(results)),
     ];
-    if !results.timeline.phases().is_empty() {
-        texts.push(("-timeline.svg", timeline::chart(results)));
+    for timeline in &results.timelines {
+        if !timeline.phases().is_empty() {
+            let file = format!("{name}-{}.svg", timeline.name);
+            texts.push((file, timeline::chart(results, timeline)));
+        }
     }
-    for (end, text) in texts {
-        let path = folder.join(format!("{name}{end}"));
+    for (name, text) in &texts {
+        let path = folder.join(name);
         fs::write(&path, text).map_err(BenchError::path("write", &path))?;
     }
-    Ok(())
+    Ok(texts.into_iter().map(|(name, _)| name).collect())
 }
 
 /// The number that Koya's median is compared with, and whether it may be equal.
@@ -42,6 +45,7 @@ fn bound(row: &Row) -> Option<f64> {
     match row.figure.goal? {
         Goal::AtMost(bound) => Some(bound),
         Goal::AtMostTimes(times, subject) => Some(peer(subject)? * times),
+        Goal::AtMostTimesBoth(times, [one, other]) => Some((peer(one)? + peer(other)?) * times),
         Goal::Above(subject) => peer(subject),
     }
 }
@@ -63,6 +67,9 @@ fn goal_text(row: &Row) -> String {
         None => String::new(),
         Some(Goal::AtMost(bound)) => format!("≤ {} {}", number(bound), row.figure.unit),
         Some(Goal::AtMostTimes(times, subject)) => format!("≤ {} × {}", number(times), subject.label()),
+        Some(Goal::AtMostTimesBoth(times, [one, other])) => {
+            format!("≤ {} × ({} + {})", number(times), one.label(), other.label())
+        }
         Some(Goal::Above(subject)) => format!("> {}", subject.label()),
     }
 }
@@ -94,7 +101,6 @@ pub(super) mod tests {
     use crate::bench::measure::Figure;
     use crate::bench::options::SuiteKind;
     use crate::bench::subject::Column;
-    use crate::bench::timeline::Timeline;
     use crate::bench::vmm::Kind;
 
     fn series(kind: Kind, samples: &[f64]) -> Series {
@@ -165,7 +171,7 @@ pub(super) mod tests {
             columns: kinds.map(column).to_vec(),
             rows,
             guest,
-            timeline: Timeline::default(),
+            timelines: Vec::new(),
         }
     }
 
@@ -189,6 +195,23 @@ pub(super) mod tests {
         assert_eq!(is_met(&row), Some(true));
         row.series[0].samples = vec![20.1];
         assert_eq!(is_met(&row), Some(false));
+    }
+
+    #[test]
+    fn what_two_need_one_after_the_other_is_the_sum_of_their_medians() {
+        let mut row = sample_results().rows[0].clone();
+        row.series[2].samples = vec![10.0];
+        row.figure.goal = Some(Goal::AtMostTimesBoth(
+            2.0,
+            [Subject::QEMU, Subject::Vmm(Kind::CloudHypervisor)],
+        ));
+        row.series[0].samples = vec![100.0];
+        assert_eq!(is_met(&row), Some(true));
+        row.series[0].samples = vec![100.1];
+        assert_eq!(is_met(&row), Some(false));
+        assert_eq!(goal_text(&row), "≤ 2 × (QEMU microvm + Cloud Hypervisor)");
+        row.series[2].samples.clear();
+        assert_eq!(is_met(&row), None);
     }
 
     #[test]

@@ -63,6 +63,7 @@ pub fn chart(results: &Results) -> String {
 fn head(svg: &mut String, results: &Results) {
     let title = match results.suite.name() {
         "local" => "Koya and its peers: start-up, memory and exits",
+        "engines" => "Engines with koya in the place of crun: starts, pods, files and network",
         "containers" => "Containers in microVMs: koya, and what it is compared with",
         _ => "Koya and its peers: boot, disk and network",
     };
@@ -128,7 +129,9 @@ fn panel(svg: &mut String, row: &Row, x: f64, y: f64, width: f64, height: f64) {
         );
     }
     // A line at a peer's own median would say nothing that its bar does not.
-    if let (Some(at), Some(Goal::AtMost(_) | Goal::AtMostTimes(..))) = (bound(row), row.figure.goal) {
+    if let (Some(at), Some(Goal::AtMost(_) | Goal::AtMostTimes(..) | Goal::AtMostTimesBoth(..))) =
+        (bound(row), row.figure.goal)
+    {
         let (line, top, end) = (scale.x(at), y + PANEL_HEAD - 4.0, y + height - 12.0);
         shape(
             svg,

@@ -3,6 +3,7 @@
 
 use super::{goal_text, is_met, number};
 use crate::bench::suite::{Results, Row, Series};
+use crate::bench::timeline::Timeline;
 
 /// The host, the table, the VMMs' versions and what failed.
 #[must_use]
@@ -22,13 +23,13 @@ pub fn markdown(results: &Results) -> String {
         text.push_str(&format!("- {}: {}\n", column.subject.label(), column.version));
     }
     text.push_str(&failures(results));
-    text.push_str(&phases(results));
+    text.extend(results.timelines.iter().map(phases));
     text
 }
 
 /// The phases of a start, if they were looked at.
-fn phases(results: &Results) -> String {
-    let phases = results.timeline.phases();
+fn phases(timeline: &Timeline) -> String {
+    let phases = timeline.phases();
     let Some(whole) = phases.last().map(|phase| phase.end.median) else {
         return String::new();
     };
@@ -46,7 +47,7 @@ fn phases(results: &Results) -> String {
         ]
     });
     let rows: Vec<Vec<String>> = std::iter::once(head).chain(body).collect();
-    format!("\n## A start, phase by phase\n\n{}", align(&rows))
+    format!("\n## {}\n\n{}", timeline.title, align(&rows))
 }
 
 /// What failed and why; a reason that several figures share is told once.

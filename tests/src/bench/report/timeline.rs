@@ -3,6 +3,7 @@
 use super::number;
 use super::svg::{MARGIN, STYLE, WIDTH, heading, shape, text};
 use crate::bench::suite::Results;
+use crate::bench::timeline::Timeline;
 
 const HEAD: f64 = 116.0;
 const FOOT: f64 = 60.0;
@@ -14,8 +15,8 @@ const COLOURS: [&str; 4] = ["#2f6f4f", "#7c93c3", "#9aa5b1", "#e0a458"];
 
 /// The chart as an SVG document.
 #[must_use]
-pub fn chart(results: &Results) -> String {
-    let phases = results.timeline.phases();
+pub fn chart(results: &Results, timeline: &Timeline) -> String {
+    let phases = timeline.phases();
     let whole = phases
         .last()
         .map_or(1.0, |phase| phase.end.median.max(f64::MIN_POSITIVE));
@@ -26,7 +27,7 @@ pub fn chart(results: &Results) -> String {
          viewBox=\"0 0 {WIDTH} {height}\" role=\"img\">\n<style>{STYLE}</style>\n\
          <rect width=\"100%\" height=\"100%\" fill=\"#f5f7fa\"/>\n"
     );
-    heading(&mut svg, results, "koya run, phase by phase");
+    heading(&mut svg, results, timeline.title);
     for (index, (phase, colour)) in phases.iter().zip(COLOURS.iter().cycle()).enumerate() {
         let y = HEAD + index as f64 * STEP;
         let left = MARGIN + phase.begin * per_millisecond;
@@ -73,10 +74,9 @@ mod tests {
 
     #[test]
     fn every_phase_has_a_bar_that_begins_where_the_last_ended() {
-        let mut results = sample_results();
-        results.timeline.name(&["first", "second"]);
-        results.timeline.note(&[40.0, 100.0]);
-        let svg = chart(&results);
+        let mut timeline = Timeline::new("timeline", "A start", &["first", "second"]);
+        timeline.note(&[40.0, 100.0]);
+        let svg = chart(&sample_results(), &timeline);
         assert_eq!(svg.matches(" ms</text>").count(), 2);
         let width = WIDTH - 2.0 * MARGIN - NUMBERS;
         let begin = MARGIN + 0.4 * width;

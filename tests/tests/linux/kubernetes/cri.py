@@ -1,12 +1,12 @@
 #!/usr/bin/python3
 """Speaks the container runtime interface (CRI, runtime.v1) to an engine, as Kubernetes' kubelet does.
 
-  cri.py SOCKET
+  cri.py SOCKET [SECONDS]
 
 Each line of standard input is a call: ["Method", {field: value}]. Each line of standard output is its answer: {"done":
 {field: value}} or {"failed": [code, message]}. Fields of requests that are left out have their defaults; fields of answers
 that are not listed below are not shown. A list of calls of one method, ["Method", [{field: value}, …]], is made at once; its
-answer is a list.
+answer is a list. A call may take that many seconds.
 """
 import json
 import sys
@@ -155,6 +155,7 @@ def outcome(future):
 
 
 def main():
+    patience = float(sys.argv[2]) if len(sys.argv) > 2 else PATIENCE
     channel = grpc.insecure_channel(f"unix://{sys.argv[1]}")
     for line in sys.stdin:
         method, request = json.loads(line)
@@ -163,9 +164,9 @@ def main():
             request_serializer=lambda values, method=method: encode(f"{method}Request", values),
             response_deserializer=lambda text, method=method: decode(f"{method}Response", text))
         if isinstance(request, list):
-            answer = [outcome(future) for future in [call.future(one, timeout=PATIENCE) for one in request]]
+            answer = [outcome(future) for future in [call.future(one, timeout=patience) for one in request]]
         else:
-            answer = outcome(call.future(request, timeout=PATIENCE))
+            answer = outcome(call.future(request, timeout=patience))
         print(json.dumps(answer), flush=True)
 
 

@@ -1,4 +1,4 @@
-//! The files of the guests: a small one with busybox for images and bundles, and one with the container runtimes
+//! The files of the guests with containers: a small one with busybox for images and bundles, and one with the container runtimes
 //! and this program.
 
 use std::fs;
@@ -6,13 +6,16 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::bench::BenchError;
+use super::BenchError;
 
 /// What busybox is called in them.
 const APPLETS: [&str; 14] = [
     "cat", "echo", "false", "head", "ip", "ls", "mkdir", "mount", "poweroff", "ps", "sh", "sleep", "sync",
     "true",
 ];
+
+/// Debian's programs that make containers.
+pub(super) const PROGRAMS: [&str; 2] = ["/usr/bin/crun", "/usr/bin/runc"];
 
 /// Where the bundle's root file system is in the guest that has the runtimes.
 pub(super) const BUNDLE_ROOT: &str = "/bundle/rootfs";
@@ -72,20 +75,27 @@ pub(super) fn bare(root: &Path) -> Result<(), BenchError> {
 pub(super) fn large(root: &Path, agent: &Path) -> Result<(), BenchError> {
     small(root)?;
     small(&root.join(BUNDLE_ROOT.trim_start_matches('/')))?;
-    let own = std::env::current_exe().map_err(BenchError::host("find this program"))?;
-    // Without what debuggers want, which is most of it.
-    run(Command::new("strip")
-        .arg("-o")
-        .arg(root.join(BENCH.trim_start_matches('/')))
-        .arg(own))?;
+    own(&root.join(BENCH.trim_start_matches('/')))?;
     place(root, AGENT, agent)?;
-    for runtime in super::runtimes::PROGRAMS {
-        place(root, runtime, Path::new(runtime))?;
-        for library in libraries(Path::new(runtime))? {
-            place(root, &library, Path::new(&library))?;
-        }
+    for runtime in PROGRAMS {
+        with_libraries(root, runtime)?;
     }
     write(&root.join("init"), INIT, 0o755)
+}
+
+/// This program at a path, without what debuggers want, which is most of it.
+pub(super) fn own(to: &Path) -> Result<(), BenchError> {
+    let own = std::env::current_exe().map_err(BenchError::host("find this program"))?;
+    run(Command::new("strip").arg("-o").arg(to).arg(own)).map(drop)
+}
+
+/// A program of the host at its own path, with what it is linked with.
+pub(super) fn with_libraries(root: &Path, program: &str) -> Result<(), BenchError> {
+    place(root, program, Path::new(program))?;
+    for library in libraries(Path::new(program))? {
+        place(root, &library, Path::new(&library))?;
+    }
+    Ok(())
 }
 
 /// The shared libraries of a program, as its loader finds them here.
@@ -138,8 +148,8 @@ pub(super) fn disk(root: &Path, to: &Path) -> Result<PathBuf, BenchError> {
     Ok(to.into())
 }
 
-/// Runs a program of the host to its end; what it wrote.
-fn run(command: &mut Command) -> Result<String, BenchError> {
+/// Runs a program of the host to its good end; what it wrote.
+pub(super) fn run(command: &mut Command) -> Result<String, BenchError> {
     let program = PathBuf::from(command.get_program());
     let output = command.output().map_err(BenchError::path("run", &program))?;
     if output.status.success() {
@@ -160,7 +170,7 @@ fn place(root: &Path, at: &str, from: &Path) -> Result<(), BenchError> {
     copy(from, &to)
 }
 
-fn make_folder(path: &Path) -> Result<(), BenchError> {
+pub(super) fn make_folder(path: &Path) -> Result<(), BenchError> {
     fs::create_dir_all(path).map_err(BenchError::path("make", path))
 }
 
@@ -170,7 +180,7 @@ fn copy(from: &Path, to: &Path) -> Result<(), BenchError> {
         .map_err(BenchError::path("copy", from))
 }
 
-fn write(path: &Path, text: &str, mode: u32) -> Result<(), BenchError> {
+pub(super) fn write(path: &Path, text: &str, mode: u32) -> Result<(), BenchError> {
     fs::write(path, text)
         .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(mode)))
         .map_err(BenchError::path("write", path))
