@@ -9,6 +9,7 @@
 //! Nothing here links the VMM: it is a process, started with a config file and known by its folder.
 
 pub mod bundle;
+mod chance;
 pub mod container;
 pub mod copy;
 pub mod hybrid;

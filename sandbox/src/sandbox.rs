@@ -16,12 +16,14 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use serde_json::json;
 
+use crate::chance::Chance;
 use crate::network::{Namespace, NamespaceError, VmNetwork};
 use crate::parts::{Parts, PartsError};
 use crate::sockets;
 use crate::tail::Tail;
 
-/// How long a guest may take until its agent answers. A second is plenty where KVM is real; emulated, it is tens.
+/// How long a guest may take until its agent answers, if it can run. A second is plenty where KVM is real; emulated, it is
+/// tens.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks at whether the VMM lives and somebody waits for it.
 const LOOK: Duration = Duration::from_millis(20);
@@ -346,7 +348,7 @@ fn await_agent(
     said: &Tail,
     abandoned: impl Fn() -> bool,
 ) -> Result<AgentClient, StartError> {
-    let start = Instant::now();
+    let chance = Chance::of(vmm.id());
     loop {
         // Before the look at the process, so that what it said last has been read.
         if let Some(stream) = call.take() {
@@ -370,7 +372,7 @@ fn await_agent(
         if abandoned() {
             return Err(StartError::Abandoned);
         }
-        if start.elapsed() >= PATIENCE {
+        if chance.was(PATIENCE) {
             let last = console.last_line().unwrap_or_default();
             return Err(StartError::Silent { last });
         }

@@ -16,8 +16,8 @@ use serde_json::Value;
 use crate::error::TaskError;
 use crate::reaper::{Mark, Reaper};
 
-/// How long a boot may take, hooks included: an emulated host is slow.
-const CREATION: Duration = Duration::from_secs(180);
+/// How long a boot may take, hooks included: on a busy host the runtime gives a guest ten minutes.
+const CREATION: Duration = Duration::from_secs(660);
 /// How long everything else may take. `delete` waits for the end of a microVM.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// As much of a log, or of an answer, as is read.

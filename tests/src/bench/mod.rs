@@ -17,6 +17,7 @@ mod clocks;
 pub mod containers;
 pub mod engines;
 pub mod error;
+mod floor;
 pub mod guests;
 pub mod host;
 pub mod linux;

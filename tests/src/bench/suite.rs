@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::BenchError;
 use super::containers;
 use super::engines;
+use super::floor;
 use super::guests;
 use super::host::{Host, KvmKind};
 use super::linux::{Linux, Scratch, Tap};
@@ -114,8 +115,13 @@ pub fn run(options: &Options) -> Result<Results, BenchError> {
     match options.suite {
         SuiteKind::Local => {
             guests::build(&context.guests)?;
-            let rows = interleave(select(measure::local(), options), &vmms, &context, options.runs);
-            Ok(results(rows, "tiny guests, 1 vCPU, 128 MiB".into()))
+            let floor = floor::build(scratch.path())?;
+            let all: Vec<Vmm> = vmms.iter().cloned().chain([floor]).collect();
+            let rows = interleave(select(measure::local(), options), &all, &context, options.runs);
+            Ok(Results {
+                columns: all.iter().map(Column::from).collect(),
+                ..results(rows, "tiny guests, 1 vCPU, 128 MiB".into())
+            })
         }
         SuiteKind::Guest => {
             let tap = Tap::new()?;

@@ -21,6 +21,8 @@ pub enum Kind {
     Firecracker,
     /// Cloud Hypervisor.
     CloudHypervisor,
+    /// None, but what every one of them must do.
+    Floor,
 }
 
 /// A VMM to measure.
@@ -84,13 +86,14 @@ impl Kind {
             Self::Qemu => "QEMU microvm",
             Self::Firecracker => "Firecracker",
             Self::CloudHypervisor => "Cloud Hypervisor",
+            Self::Floor => "floor",
         }
     }
 
     /// Whether its virtio devices are on virtio-mmio, which is all that tiny guests drive.
     #[must_use]
     pub fn has_virtio_mmio(self) -> bool {
-        self != Self::CloudHypervisor
+        !matches!(self, Self::CloudHypervisor | Self::Floor)
     }
 
     /// The tiny guest that ends this VMM's process soonest.
@@ -125,6 +128,13 @@ impl Kind {
             }
             Self::Qemu => Ok(qemu(machine, kvm)),
             Self::CloudHypervisor => Ok(cloud_hypervisor(machine)),
+            // It has the guest in itself.
+            Self::Floor => Ok(machine
+                .kernel
+                .file_name()
+                .map(OsString::from)
+                .into_iter()
+                .collect()),
         }
     }
 
@@ -145,6 +155,7 @@ impl Kind {
                 args.push(format!("unix:{path},server=on,wait=off").into());
                 args
             }
+            Self::Floor => Vec::new(),
             Self::CloudHypervisor => {
                 let mut args = words("--api-socket");
                 args.push(socket.into());
@@ -158,7 +169,7 @@ impl Kind {
     pub fn greeting(self) -> &'static str {
         match self {
             Self::Koya | Self::Firecracker => "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
-            Self::Qemu => "",
+            Self::Qemu | Self::Floor => "",
             Self::CloudHypervisor => "GET /api/v1/vmm.ping HTTP/1.1\r\nHost: localhost\r\n\r\n",
         }
     }

@@ -3,7 +3,7 @@
 
 use super::{Better, Context, Figure, Goal, Measurement, milliseconds};
 use crate::bench::BenchError;
-use crate::bench::vmm::{Machine, Vmm};
+use crate::bench::vmm::{Kind, Machine, Vmm};
 
 /// See the module.
 #[derive(Debug)]
@@ -14,12 +14,16 @@ const FIGURES: [Figure; 1] = [Figure {
     title: "Spawn → exit, guest resets at once",
     unit: "ms",
     better: Better::Lower,
-    goal: Some(Goal::AtMost(1.5)),
+    goal: Some(Goal::AtMostOrOverFloor(1.5, 1.0)),
 }];
 
 impl Measurement for Exit {
     fn figures(&self) -> &[Figure] {
         &FIGURES
+    }
+
+    fn applies_to(&self, _kind: Kind) -> bool {
+        true
     }
 
     fn sample(&self, vmm: &Vmm, context: &Context) -> Result<Vec<f64>, BenchError> {

@@ -2,7 +2,7 @@
 
 use super::{Better, Context, Figure, Goal, Measurement, milliseconds};
 use crate::bench::BenchError;
-use crate::bench::vmm::{Machine, Vmm};
+use crate::bench::vmm::{Kind, Machine, Vmm};
 
 /// What the guest `hello` says.
 const GREETING: &str = "hello from a tiny guest";
@@ -16,12 +16,16 @@ const FIGURES: [Figure; 1] = [Figure {
     title: "Spawn → first guest byte",
     unit: "ms",
     better: Better::Lower,
-    goal: Some(Goal::AtMost(0.8)),
+    goal: Some(Goal::AtMostOrOverFloor(0.8, 0.45)),
 }];
 
 impl Measurement for FirstByte {
     fn figures(&self) -> &[Figure] {
         &FIGURES
+    }
+
+    fn applies_to(&self, _kind: Kind) -> bool {
+        true
     }
 
     fn sample(&self, vmm: &Vmm, context: &Context) -> Result<Vec<f64>, BenchError> {

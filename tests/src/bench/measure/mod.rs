@@ -35,6 +35,8 @@ pub enum Better {
 pub enum Goal {
     /// A median of at most this.
     AtMost(f64),
+    /// A median of at most this, or of at most so much more than the floor of the host where that is higher.
+    AtMostOrOverFloor(f64, f64),
     /// A median of at most this many times a peer's.
     AtMostTimes(f64, Subject),
     /// A median of at most this many times the sum of two others'.
@@ -87,8 +89,8 @@ pub trait Measurement {
     }
 
     /// Whether it can be asked of this VMM at all.
-    fn applies_to(&self, _kind: Kind) -> bool {
-        true
+    fn applies_to(&self, kind: Kind) -> bool {
+        kind != Kind::Floor
     }
 
     /// Takes one sample: a number for each figure.

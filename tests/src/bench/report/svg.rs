@@ -129,8 +129,12 @@ fn panel(svg: &mut String, row: &Row, x: f64, y: f64, width: f64, height: f64) {
         );
     }
     // A line at a peer's own median would say nothing that its bar does not.
-    if let (Some(at), Some(Goal::AtMost(_) | Goal::AtMostTimes(..) | Goal::AtMostTimesBoth(..))) =
-        (bound(row), row.figure.goal)
+    if let (
+        Some(at),
+        Some(
+            Goal::AtMost(_) | Goal::AtMostOrOverFloor(..) | Goal::AtMostTimes(..) | Goal::AtMostTimesBoth(..),
+        ),
+    ) = (bound(row), row.figure.goal)
     {
         let (line, top, end) = (scale.x(at), y + PANEL_HEAD - 4.0, y + height - 12.0);
         shape(
@@ -214,6 +218,7 @@ fn colour(subject: Subject) -> &'static str {
         Subject::Vmm(Kind::Qemu) | Subject::Runc => "#9aa5b1",
         Subject::Vmm(Kind::Firecracker) | Subject::Crun => "#e0a458",
         Subject::Vmm(Kind::CloudHypervisor) | Subject::BareVmm => "#7c93c3",
+        Subject::Vmm(Kind::Floor) => "#c9c9c9",
     }
 }
 

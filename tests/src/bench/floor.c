@@ -1,4 +1,4 @@
-// Not a guest, but the least that any VMM must do for one: a virtual machine
+// The least that any VMM must do for a guest: a virtual machine
 // with 128 MiB, a split interrupt controller and one vCPU, by bare ioctls, in a
 // static program. Benchmarks take it for the floor of a host: how soon a guest's
 // first byte can be there at all, and how soon it can all be over.
