@@ -11,6 +11,7 @@ use std::os::unix::net::UnixStream;
 
 use koya_sandbox::bundle::Network;
 use koya_sandbox::network::Namespace;
+use koya_sandbox::resident::forget_start;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, set_parent_process_death_signal, waitpid};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
@@ -148,6 +149,7 @@ pub fn wait(monitor: Pid) -> u8 {
         libc::sigprocmask(libc::SIG_BLOCK, &raw const signals, std::ptr::null_mut());
         signals
     };
+    forget_start();
     loop {
         match waitpid(Some(monitor), WaitOptions::NOHANG) {
             Ok(Some((_, status))) => return code_of(status),

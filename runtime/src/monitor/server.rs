@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use koya_sandbox::resident::forget_start;
 use serde_json::{Value, json};
 
 use super::Monitor;
@@ -160,7 +161,10 @@ impl Monitor {
         if let Some(network) = &self.network {
             network.give_late(agent, id)?;
         }
-        Ok(agent.start(id)?)
+        agent.start(id)?;
+        // From now on it mostly waits.
+        forget_start();
+        Ok(())
     }
 
     fn want(

@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use container::Container;
 pub use container::rootfs;
+use koya_sandbox::resident::forget_start;
 use process::{Process, Status};
 
 use crate::error::TaskError;
@@ -118,6 +119,8 @@ impl Tasks {
                 first.started(Status::Running, || {
                     self.publisher.publish("/tasks/start", "TaskStart", &event);
                 });
+                // Until somebody wants something again, it waits.
+                forget_start();
                 Ok(pid)
             }
             Err(error) => {
