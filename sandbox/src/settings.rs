@@ -71,6 +71,8 @@ struct SizeTable {
 struct Content {
     kernel: Option<PathBuf>,
     annotations: Option<Vec<Annotation>>,
+    #[serde(default)]
+    follow_host_mounts: bool,
     container: Option<SizeTable>,
     pod: Option<SizeTable>,
 }
@@ -119,6 +121,9 @@ pub struct Settings {
     pub kernel: Option<PathBuf>,
     /// Annotations that count; whatever has another one is refused.
     pub annotations: Vec<Annotation>,
+    /// Whether what the host mounts later below a volume with `rslave` is seen in the guest. A guest that has looked at it
+    /// keeps the host from unmounting it.
+    pub follow_host_mounts: bool,
     /// A microVM of one container.
     pub container: Usual,
     /// One of a pod: without limits its containers may be many, and large.
@@ -130,6 +135,7 @@ impl Default for Settings {
         Self {
             kernel: None,
             annotations: Annotation::ALL.to_vec(),
+            follow_host_mounts: false,
             container: Usual {
                 vcpus: 1,
                 memory_mib: 512,
@@ -204,6 +210,7 @@ impl From<Content> for Settings {
         Self {
             kernel: content.kernel,
             annotations: content.annotations.unwrap_or(usual.annotations),
+            follow_host_mounts: content.follow_host_mounts,
             container: size(content.container, usual.container),
             pod: size(content.pod, usual.pod),
         }
@@ -254,6 +261,11 @@ mod tests {
         assert_eq!((settings.pod.vcpus, settings.pod.memory_mib), (1, 4096));
         assert_eq!(settings.container, Settings::default().container);
         assert!(settings.allows(Annotation::Vcpus) && !settings.allows(Annotation::Memory));
+        assert!(
+            read("follow", "follow_host_mounts = true")
+                .unwrap()
+                .follow_host_mounts
+        );
         assert!(read("none", "annotations = []").unwrap().annotations.is_empty());
     }
 

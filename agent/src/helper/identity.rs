@@ -157,8 +157,13 @@ pub fn install_filter(identity: &Identity) -> Result<(), Failure> {
             &raw const program,
         )
     };
-    Errno::result(done).map_err(|errno| failed(errno.into()))?;
-    Ok(())
+    match Errno::result(done).map_err(|errno| failed(errno.into()))? {
+        0 => Ok(()),
+        // SECCOMP_FILTER_FLAG_TSYNC: the thread that could not follow; nothing was installed.
+        thread => Err(failed(io::Error::other(format!(
+            "thread {thread} has another filter"
+        )))),
+    }
 }
 
 /// A user by name, with the mask of the one in the process object.

@@ -210,7 +210,8 @@ fn give_up<T>(
 }
 
 fn record(context: &Context, id: &str, plan: &Plan) -> Result<Record, RuntimeError> {
-    let cgroup = plan.cgroup.as_ref().map(|name| {
+    // The root of the tree is where everybody is.
+    let cgroup = plan.cgroup.as_ref().filter(|name| *name != "/").map(|name| {
         let path = cgroup::path(name, context.systemd_cgroup);
         path.ok_or_else(|| RuntimeError::Cgroup(name.clone()))
     });

@@ -91,9 +91,9 @@ pub(super) fn annotations(config: &mut Config) -> Result<BTreeMap<String, String
             .ok_or_else(|| wrong("annotations", Some(value), "an object of texts"))?;
         if name.is_empty() {
             return Err(wrong(
-                "annotations",
+                "a key of annotations",
                 Some(&Value::from("")),
-                "keys that say something",
+                "one that says something",
             ));
         }
         all.insert(name.clone(), text.to_owned());

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::BundleError;
-use super::config::{Config, linux, list};
+use super::config::{Config, linux, list, wrong};
 use super::disks::Disks;
 
 /// Character devices that every kernel has alike, by their numbers (Linux's devices.txt): a container that is given one
@@ -40,12 +40,20 @@ pub(super) fn translate(config: &mut Config, disks: &mut Disks) -> Result<(), Bu
         .cloned()
         .collect();
     let mut rules = rules(linux);
+    let were = rules.as_deref().cloned();
     for device in devices {
+        let at = device.get("path");
+        if !at
+            .and_then(Value::as_str)
+            .is_some_and(|at| at.starts_with("/dev/"))
+        {
+            return Err(wrong("linux.devices[].path", at, "a path below /dev"));
+        }
         if is_virtual(&device) {
             kept.push(Value::Object(device));
         } else if privileged {
             // He has named none: all of the host's are there.
-        } else if let Some(disk) = disks.device(&device, &mut rules)? {
+        } else if let Some(disk) = disks.device(&device, were.as_deref(), &mut rules)? {
             kept.push(disk);
         } else {
             let path = device.get("path").and_then(Value::as_str).unwrap_or_default();

@@ -6,10 +6,10 @@
 //! ```
 //!
 //! Which number a disk has in the guest is the agent's to find, by the serial. A bind mount never becomes a disk, whatever
-//! its source is.
+//! its source is. What the guest mounts nobody else has mounted meanwhile: two kernels that write one file system destroy it.
 
-use std::fs;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::fs::{self, File};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Dev, major, makedev, minor};
@@ -21,45 +21,56 @@ use crate::sandbox::Disk;
 
 /// File systems on a disk that the guest's kernel can mount.
 pub(super) const FILE_SYSTEMS: [&str; 5] = ["ext2", "ext3", "ext4", "erofs", "squashfs"];
+/// Those of them that nobody writes.
+const NEVER_WRITTEN: [&str; 2] = ["erofs", "squashfs"];
 /// Each takes one of the 19 interrupts that a microVM has for its devices.
 const MOST: usize = 8;
 
 /// What a microVM gets of the host's disks.
 #[derive(Debug, Default)]
-pub(super) struct Disks(Vec<(Dev, Disk)>);
+pub(super) struct Disks {
+    all: Vec<(Dev, Disk)>,
+    claims: Vec<Claim>,
+}
+
+/// Keeps everybody else from mounting a device of the host, as long as it is open.
+#[derive(Debug)]
+pub struct Claim(#[expect(dead_code, reason = "it is there to be open")] File);
 
 impl Disks {
-    /// All of them.
-    pub fn into_vec(self) -> Vec<Disk> {
-        self.0.into_iter().map(|(_, disk)| disk).collect()
+    /// All of them, and what keeps those that are mounted for the guest.
+    pub fn finish(self) -> (Vec<Disk>, Vec<Claim>) {
+        (self.all.into_iter().map(|(_, disk)| disk).collect(), self.claims)
     }
 
     /// The serial of the host's block device with this number; it can be written if anybody may write it.
     fn serial(&mut self, number: Dev, path: PathBuf, read_only: bool) -> Result<String, BundleError> {
-        if let Some((_, disk)) = self.0.iter_mut().find(|(known, _)| *known == number) {
+        if let Some((_, disk)) = self.all.iter_mut().find(|(known, _)| *known == number) {
             disk.read_only &= read_only;
             return Ok(disk.serial.clone());
         }
-        if self.0.len() >= MOST {
+        if self.all.len() >= MOST {
             return Err(BundleError::Unsupported {
                 what: format!("more than {MOST} block devices"),
                 reason: "a microVM has interrupts for no more",
             });
         }
-        let serial = format!("device-{}", self.0.len());
+        let serial = format!("device-{}", self.all.len());
         let disk = Disk {
             serial: serial.clone(),
             path,
             read_only,
         };
-        self.0.push((number, disk));
+        self.all.push((number, disk));
         Ok(serial)
     }
 
     /// A device of `linux.devices` as the agent is to have it, and so the rules for it; `None` if it is no block device.
+    /// Whether it can be written is told by the rules as they `were`.
     pub fn device(
         &mut self,
         device: &Config,
+        were: Option<&[Value]>,
         rules: &mut Option<&mut Vec<Value>>,
     ) -> Result<Option<Value>, BundleError> {
         if device.get("type").and_then(Value::as_str) != Some("b") {
@@ -72,12 +83,11 @@ impl Disks {
             what: format!("the block device {}:{} for {at:?}", major(number), minor(number)),
             reason: "this host has no such device, or no name for it in /dev",
         })?;
-        let rules = rules.as_deref_mut();
-        let writable = rules.as_ref().is_none_or(|rules| may_write(rules, number));
+        let writable = were.is_none_or(|rules| may_write(rules, number));
         let serial = self.serial(number, path, !writable)?;
         let own =
             |rule: &&mut Value| is_of_block(rule) && rule.as_object().and_then(self::number) == Some(number);
-        for rule in rules.into_iter().flatten().filter(own) {
+        for rule in rules.as_deref_mut().into_iter().flatten().filter(own) {
             rename(rule.as_object_mut(), &serial);
         }
         let mut device = device.clone();
@@ -98,20 +108,56 @@ impl Disks {
             path: source.to_owned(),
             source: source_error,
         };
-        let found = fs::canonicalize(source).map_err(failed)?;
-        let about = fs::metadata(&found).map_err(failed)?;
+        let about = fs::metadata(source).map_err(failed)?;
+        let refused = |reason| BundleError::Unsupported {
+            what: format!("the mount at {destination:?} has type {kind:?} and wants {source:?}"),
+            reason,
+        };
         if !about.file_type().is_block_device() {
-            return Err(BundleError::Unsupported {
-                what: format!("the mount at {destination:?} has type {kind:?} and wants {source:?}"),
-                reason: "it is no block device; mount it on the host, and bind the folder",
-            });
+            return Err(refused(
+                "it is no block device; mount it on the host, and bind the folder",
+            ));
+        }
+        // By the kernel's own name, where nobody else can put anything.
+        let path = node(about.rdev()).ok_or_else(|| refused("the kernel has no name for it in /dev"))?;
+        if !self.all.iter().any(|(known, _)| *known == about.rdev()) {
+            let claim = File::options().read(true).custom_flags(libc::O_EXCL).open(&path);
+            self.claims.push(Claim(claim.map_err(|error| match error.raw_os_error() {
+                Some(libc::EBUSY) => refused(
+                    "it is mounted, on the host or in another microVM; unmount it there, or mount it on the host and bind the folder",
+                ),
+                _ => failed(error),
+            })?));
         }
         let read_only = options
             .iter()
             .rev()
             .find(|option| matches!(**option, "ro" | "rw"));
-        let serial = self.serial(about.rdev(), found, read_only == Some(&"ro"))?;
+        let read_only = read_only == Some(&"ro") || NEVER_WRITTEN.contains(&kind);
+        let serial = self.serial(about.rdev(), path, read_only)?;
         Ok(json!({ "destination": destination, "type": kind, "serial": serial, "options": options }))
+    }
+}
+
+/// Takes out what only this module may say to the agent: the serials of disks, wherever it looks for them.
+pub(super) fn strip(config: &mut Config) {
+    let mut strip = |pointer: &[&str]| {
+        let mut place = config.get_mut(pointer.first().copied().unwrap_or_default());
+        for name in pointer.iter().skip(1) {
+            place = place.and_then(|place| place.get_mut(name));
+        }
+        for entry in place.and_then(Value::as_array_mut).into_iter().flatten() {
+            if let Some(entry) = entry.as_object_mut() {
+                entry.remove("serial");
+            }
+        }
+    };
+    for pointer in [
+        &["mounts"][..],
+        &["linux", "devices"],
+        &["linux", "resources", "devices"],
+    ] {
+        strip(pointer);
     }
 }
 
@@ -203,7 +249,7 @@ mod tests {
                 .to_string()
                 .contains("more than 8")
         );
-        let written: Vec<bool> = disks.into_vec().iter().map(|disk| !disk.read_only).collect();
+        let written: Vec<bool> = disks.finish().0.iter().map(|disk| !disk.read_only).collect();
         assert_eq!(written[..3], [true, false, true]);
     }
 
@@ -211,7 +257,9 @@ mod tests {
     fn what_the_host_has_not_is_refused() {
         let mut disks = Disks::default();
         let device = json!({ "path": "/dev/x", "type": "b", "major": 4000, "minor": 7 });
-        let error = disks.device(device.as_object().unwrap(), &mut None).unwrap_err();
+        let error = disks
+            .device(device.as_object().unwrap(), None, &mut None)
+            .unwrap_err();
         assert!(error.to_string().contains("4000:7"), "{error}");
         let file = std::env::temp_dir();
         let error = disks

@@ -65,12 +65,11 @@ pub(super) fn take(config: &mut Config) -> Result<Hooks, BundleError> {
     if all.into_iter().flatten().any(|hook| !hook.path.is_absolute()) {
         return Err(wrong("hooks[].path", None, WANTED));
     }
-    if all.into_iter().flatten().any(|hook| hook.timeout == Some(0)) {
-        return Err(wrong(
-            "hooks[].timeout",
-            Some(&Value::from(0)),
-            "more than 0 seconds",
-        ));
+    if let Some(hook) = all.into_iter().flatten().find(|hook| hook.timeout == Some(0)) {
+        return Err(BundleError::Unsupported {
+            what: format!("the timeout of the hook {:?} is 0", hook.path),
+            reason: "want more than 0 seconds, or none at all",
+        });
     }
     if let Some(hook) = hooks.start_container.first() {
         return Err(BundleError::Unsupported {

@@ -23,8 +23,9 @@ pub(super) const LINUX: [&str; 1] = ["mountLabel"];
 /// An option of engines for tmpfs mounts: such a folder begins empty here.
 pub(super) const COPY_UP: &str = "tmpcopyup";
 
-/// Names of what `config` asks for in vain, from the top.
-pub(super) fn of(config: &Config) -> Vec<String> {
+/// Names of what `config` asks for in vain, from the top. Whether later mounts of the host are followed is the operator's to
+/// say.
+pub(super) fn of(config: &Config, follows: bool) -> Vec<String> {
     let linux = config.get("linux");
     let resources = linux.and_then(|linux| linux.get("resources"));
     let part = |name: &str| resources.and_then(|resources| resources.get(name));
@@ -56,6 +57,11 @@ pub(super) fn of(config: &Config) -> Vec<String> {
                         "{option} of the mount at {destination:?}, towards the host,"
                     ));
                 }
+                "slave" | "rslave" if !follows => {
+                    found.push(format!(
+                        "{option} of the mount at {destination:?} (follow_host_mounts is not set)"
+                    ));
+                }
                 _ => {}
             }
         }
@@ -66,9 +72,9 @@ pub(super) fn of(config: &Config) -> Vec<String> {
 /// Shares of the host's caches are asked for by those who rely on them.
 pub(super) fn refuse_caches(config: &Config) -> Result<(), BundleError> {
     let asked = config.get("linux").and_then(|linux| linux.get("intelRdt"));
-    match asked.is_none_or(Value::is_null) {
-        true => Ok(()),
-        false => Err(BundleError::Unsupported {
+    match asked.is_some_and(says_something) {
+        false => Ok(()),
+        true => Err(BundleError::Unsupported {
             what: "linux.intelRdt".to_owned(),
             reason: "a guest has no resctrl file system: the processor's caches are the host's to share out; leave it out",
         }),
@@ -110,7 +116,7 @@ mod tests {
                 { "destination": "/data", "type": "bind", "options": ["rbind", "rshared"] },
             ],
         });
-        let found = of(config.as_object().unwrap());
+        let found = of(config.as_object().unwrap(), true);
         assert_eq!(
             found,
             [

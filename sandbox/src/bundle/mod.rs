@@ -158,6 +158,8 @@ pub struct Plan {
     served: String,
     /// Block devices of the host that the container is given.
     pub disks: Vec<Disk>,
+    /// Held as long as the microVM lives.
+    _claims: Vec<disks::Claim>,
     /// On what something is mounted.
     places: Vec<places::Place>,
     /// Volumes that are to be mounted first.
@@ -242,7 +244,8 @@ impl Plan {
         mut config: config::Config,
     ) -> Result<Self, BundleError> {
         let version = config::version(&config)?;
-        let mut left_out = left_out::of(&config);
+        disks::strip(&mut config);
+        let mut left_out = left_out::of(&config, settings.follow_host_mounts);
         left_out::refuse_caches(&config)?;
         let process = process::check(&mut config)?;
         left_out.extend(process.left_out);
@@ -268,8 +271,11 @@ impl Plan {
             memory: &memory,
         };
         let resolv_conf = mounts::resolv_conf(folder, &config);
-        let served_mounts = mounts::translate(folder, &root, read_only, into, &mut config, disks)?;
-        let disks = served_mounts.disks.into_vec();
+        let mut served_mounts = mounts::translate(folder, &root, read_only, into, &mut config, disks)?;
+        for volume in &mut served_mounts.volumes {
+            volume.follows &= settings.follow_host_mounts;
+        }
+        let (disks, claims) = served_mounts.disks.finish();
         if house.is_some() && !disks.is_empty() {
             return Err(BundleError::Unsupported {
                 what: "a block device".to_owned(),
@@ -285,6 +291,7 @@ impl Plan {
             config: Value::Object(config),
             volumes: served_mounts.volumes,
             disks,
+            _claims: claims,
             places: served_mounts.places,
             overlays: served_mounts.overlays,
             network,

@@ -4,51 +4,7 @@ use serde_json::Value;
 
 use super::BundleError;
 use super::config::{Config, wrong};
-
-/// What capabilities(7) knows, without the beginning that all have in common.
-const CAPABILITIES: [&str; 41] = [
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "DAC_READ_SEARCH",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "SETGID",
-    "SETUID",
-    "SETPCAP",
-    "LINUX_IMMUTABLE",
-    "NET_BIND_SERVICE",
-    "NET_BROADCAST",
-    "NET_ADMIN",
-    "NET_RAW",
-    "IPC_LOCK",
-    "IPC_OWNER",
-    "SYS_MODULE",
-    "SYS_RAWIO",
-    "SYS_CHROOT",
-    "SYS_PTRACE",
-    "SYS_PACCT",
-    "SYS_ADMIN",
-    "SYS_BOOT",
-    "SYS_NICE",
-    "SYS_RESOURCE",
-    "SYS_TIME",
-    "SYS_TTY_CONFIG",
-    "MKNOD",
-    "LEASE",
-    "AUDIT_WRITE",
-    "AUDIT_CONTROL",
-    "SETFCAP",
-    "MAC_OVERRIDE",
-    "MAC_ADMIN",
-    "SYSLOG",
-    "WAKE_ALARM",
-    "BLOCK_SUSPEND",
-    "AUDIT_READ",
-    "PERFMON",
-    "BPF",
-    "CHECKPOINT_RESTORE",
-];
+use crate::container::every_capability;
 
 /// What of a process is not the guest's to know.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -159,7 +115,7 @@ fn without_unknown_capabilities(process: &mut Config, name: &str) -> Vec<String>
 
 fn is_known(capability: &str) -> bool {
     let short = capability.strip_prefix("CAP_");
-    short.is_some_and(|short| CAPABILITIES.contains(&short))
+    short.is_some_and(|short| every_capability().any(|known| known == short))
 }
 
 /// Rows and columns of `consoleSize`.

@@ -23,10 +23,14 @@ impl Folder {
     }
 
     fn plan(&self, change: impl FnOnce(&mut Value)) -> Result<Plan, BundleError> {
+        self.plan_with(&Settings::default(), change)
+    }
+
+    fn plan_with(&self, settings: &Settings, change: impl FnOnce(&mut Value)) -> Result<Plan, BundleError> {
         let mut config = good();
         change(&mut config);
         fs::write(self.0.join("config.json"), config.to_string()).unwrap();
-        Plan::read(&self.0, "box", &Neighbours::default(), &Settings::default())
+        Plan::read(&self.0, "box", &Neighbours::default(), settings)
     }
 
     fn refusal(&self, change: impl FnOnce(&mut Value)) -> String {

@@ -25,6 +25,7 @@ pub use mounts::Mount;
 pub use process::{ProcessSpec, Ulimit, UlimitError};
 pub use resources::{DiskLimit, Resources};
 pub use seccomp::Seccomp;
+pub(crate) use security::every as every_capability;
 pub use security::{CapabilityError, capability};
 pub use system::IdMap;
 

@@ -95,8 +95,8 @@ pub fn capability(text: &str) -> Result<String, CapabilityError> {
     Err(CapabilityError(text.to_owned()))
 }
 
-/// What a privileged container has (capabilities(7), as of Linux 5.9).
-fn every() -> impl Iterator<Item = &'static str> {
+/// All of capabilities(7), as of Linux 5.9, without `CAP_`: what a privileged container has.
+pub(crate) fn every() -> impl Iterator<Item = &'static str> {
     USUAL.into_iter().chain(SYSTEM).chain(KERNEL)
 }
 

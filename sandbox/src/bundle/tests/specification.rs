@@ -72,7 +72,7 @@ fn what_contradicts_itself_or_says_nothing_is_refused() {
     let hook = |timeout: Value| json!({ "poststart": [{ "path": "/bin/true", "timeout": timeout }] });
     for (pointer, value, wanted) in [
         ("/process/rlimits", twice, "\"RLIMIT_NOFILE\" twice"),
-        ("/hooks", hook(json!(0)), "hooks[].timeout"),
+        ("/hooks", hook(json!(0)), "the timeout of the hook \"/bin/true\""),
         ("/hooks", hook(json!(-1)), "hooks"),
         ("/annotations", json!({ "": "x" }), "annotations"),
         ("/linux/intelRdt", json!({ "closID": "x" }), "linux.intelRdt"),
@@ -135,8 +135,12 @@ fn a_size_is_a_terminals() {
 #[test]
 fn what_a_host_mounts_later_is_seen_where_that_is_wanted_and_cannot_be_written() {
     let folder = Folder::new();
+    let following = Settings {
+        follow_host_mounts: true,
+        ..Settings::default()
+    };
     let follows = |options: Value| {
-        let plan = folder.plan(|config| {
+        let plan = folder.plan_with(&following, |config| {
             config["mounts"] =
                 json!([{ "destination": "/x", "type": "bind", "source": "rootfs", "options": options }]);
         });
@@ -161,6 +165,20 @@ fn what_a_host_mounts_later_is_seen_where_that_is_wanted_and_cannot_be_written()
     assert!(
         both && told[0].contains("rshared of the mount at \"/x\""),
         "{told:?}"
+    );
+    // Unless the operator wants it, it is not done, and that is told.
+    let plan = folder.plan(|config| {
+        config["mounts"] =
+            json!([{ "destination": "/x", "type": "bind", "source": "rootfs", "options": ["rslave"] }]);
+    });
+    let plan = plan.unwrap();
+    assert!(
+        !plan.volumes[1].follows
+            && plan
+                .left_out
+                .iter()
+                .any(|told| told.contains("follow_host_mounts")),
+        "{plan:?}"
     );
 }
 

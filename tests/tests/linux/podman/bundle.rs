@@ -25,8 +25,11 @@ impl Bench<'_> {
     }
 
     fn runtime(&self, words: &[&str]) -> Command {
+        let settings = self.path("config.toml");
+        fs::write(&settings, "follow_host_mounts = true\n").unwrap();
         let mut command = Command::new(self.user.runtime());
         command
+            .env("KOYA_CONFIG", settings)
             .arg("--root")
             .arg(self.path("states"))
             .arg("--log")

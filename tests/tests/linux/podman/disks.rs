@@ -47,19 +47,23 @@ fn a_block_device_is_a_disk_of_the_guest() {
         said.out.contains("53 ef") && said.errors.contains("Operation not permitted"),
         "{said:?}"
     );
-    let script = "echo from the guest | dd of=/dev/data bs=512 seek=100 conv=fsync 2>/dev/null; ls -l /dev/data | cut -c1";
+    // Each as its own rule says, whatever that of another one is.
+    let script = "echo from the guest | dd of=/dev/data bs=512 seek=100 conv=fsync 2>/dev/null; ls -l /dev/data | cut -c1; \
+                  cat /sys/block/vd*/ro";
     let said = user.koya(&[
         "run",
         "--rm",
         "--device",
         &device(&written, ""),
+        "--device",
+        &format!("{}:/dev/other:r", read.path()),
         IMAGE,
         "busybox",
         "sh",
         "-c",
         script,
     ]);
-    assert_eq!(said, "b\n");
+    assert_eq!(said, "b\n0\n1\n");
     let bytes = fs::read(user.home.path("written")).unwrap();
     assert!(bytes[51_200..].starts_with(b"from the guest\n"));
 }
@@ -97,14 +101,22 @@ fn a_mount_of_a_block_device_is_mounted_by_the_guest() {
     assert_eq!(succeed(&mut runtime(&["run", "web"])), "of disk\n /data ext4\n");
     let dumped = succeed(Command::new("debugfs").args(["-R", "cat /reply", disk.path()]));
     assert_eq!(dumped, "back\n");
+    let refused = || {
+        let refused = runtime(&["run", "web"]).output().unwrap();
+        let errors = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!(errors.lines().count(), 1, "{errors}");
+        errors
+    };
+    // Two kernels on one file system would destroy it.
+    let folder = user.home.path("mounted");
+    fs::create_dir(&folder).unwrap();
+    succeed(Command::new("mount").arg(disk.path()).arg(&folder));
+    assert!(refused().contains("it is mounted"));
+    succeed(Command::new("umount").arg(&folder));
     // A file of the host is none, whatever it holds.
     let last = config["mounts"].as_array_mut().unwrap().last_mut().unwrap();
     last["source"] = user.home.path("disk").to_str().unwrap().into();
     fs::write(&path, config.to_string()).unwrap();
-    let refused = runtime(&["run", "web"]).output().unwrap();
-    let errors = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(
-        errors.contains("it is no block device") && errors.lines().count() == 1,
-        "{errors}"
-    );
+    let errors = refused();
+    assert!(errors.contains("it is no block device"), "{errors}");
 }
