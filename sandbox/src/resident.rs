@@ -23,7 +23,9 @@ unsafe extern "C" fn forget_object(object: *mut libc::dl_phdr_info, _size: usize
         };
         (object.dlpi_addr, headers)
     };
-    let page = rustix::param::page_size();
+    // Not rustix's, which asks /proc: a process may have left that behind.
+    // SAFETY: the call takes a number.
+    let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096);
     for header in headers {
         let read_only = header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_W == 0;
         let start = base.wrapping_add(header.p_vaddr) as usize;

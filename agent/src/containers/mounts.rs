@@ -74,14 +74,15 @@ pub fn take_changes(config: &mut Map<String, Value>) -> Result<Vec<Change>> {
     for mut mount in mounts.drain(..) {
         let at = mount.get("destination").and_then(Value::as_str);
         let at = at.unwrap_or_default().to_owned();
-        let Some(options) = mount.get_mut("options").and_then(Value::as_array_mut) else {
-            kept.push(mount);
-            continue;
-        };
+        let mut none = Vec::new();
+        let options = mount.get_mut("options").and_then(Value::as_array_mut);
+        let options = options.unwrap_or(&mut none);
         if options.iter().any(|option| option == "remount") {
             changes.push(remount(&at, options)?);
             continue;
         }
+        // What was mounted there before is covered now: nobody sees it, and what is to be done would be done to this one.
+        changes.retain(|change: &Change| !change.is_below(&at));
         changes.extend(propagation(&at, options));
         let binds = options.iter().any(|option| option == "bind" || option == "rbind");
         in_its_words(options, binds);
@@ -163,6 +164,23 @@ mod tests {
         let mut config = json!({ "mounts": mounts });
         let changes = take_changes(config.as_object_mut().unwrap()).unwrap();
         (config["mounts"].take(), changes)
+    }
+
+    #[test]
+    fn what_is_covered_is_left_alone() {
+        let mount =
+            |at: &str, options: Value| json!({ "destination": at, "type": "tmpfs", "options": options });
+        let (_, changes) = taken(json!([
+            mount("/a/b", json!(["rprivate"])),
+            mount("/ab", json!(["rslave"])),
+            { "destination": "/a", "type": "tmpfs" },
+            mount("/a/c", json!(["shared"])),
+        ]));
+        let wanted = [
+            Change::new("/ab", MsFlags::MS_SLAVE | MsFlags::MS_REC, ""),
+            Change::new("/a/c", MsFlags::MS_SHARED, ""),
+        ];
+        assert_eq!(changes, wanted);
     }
 
     #[test]

@@ -34,6 +34,11 @@ impl Change {
         }
     }
 
+    /// Whether it is of something at or below a path.
+    pub fn is_below(&self, path: &str) -> bool {
+        Path::new(&self.at).starts_with(path)
+    }
+
     fn make(&self) -> Result<(), Failure> {
         let none: Option<&str> = None;
         let flags = MsFlags::from_bits_retain(self.flags);
