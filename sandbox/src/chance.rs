@@ -13,7 +13,7 @@ pub(crate) struct Chance {
 }
 
 impl Chance {
-    /// From now on.
+    /// From now on, which is when the process begins: what it has waited is counted from there.
     pub fn of(pid: u32) -> Self {
         Self {
             begun: Instant::now(),

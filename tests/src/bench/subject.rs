@@ -29,8 +29,6 @@ impl Subject {
     pub const KOYA: Self = Self::Vmm(Kind::Koya);
     /// Whom most goals of the VMM are set against.
     pub const QEMU: Self = Self::Vmm(Kind::Qemu);
-    /// The least that a VMM can take on a host.
-    pub const FLOOR: Self = Self::Vmm(Kind::Floor);
 
     /// The name for people.
     #[must_use]

@@ -35,8 +35,6 @@ pub enum Better {
 pub enum Goal {
     /// A median of at most this.
     AtMost(f64),
-    /// A median of at most this, or of at most so much more than the floor of the host where that is higher.
-    AtMostOrOverFloor(f64, f64),
     /// A median of at most this many times a peer's.
     AtMostTimes(f64, Subject),
     /// A median of at most this many times the sum of two others'.

@@ -44,9 +44,6 @@ fn bound(row: &Row) -> Option<f64> {
     let peer = |subject: Subject| median(row.series.iter().find(|series| series.subject == subject)?);
     match row.figure.goal? {
         Goal::AtMost(bound) => Some(bound),
-        Goal::AtMostOrOverFloor(bound, over) => {
-            Some(peer(Subject::FLOOR).map_or(bound, |floor| bound.max(floor + over)))
-        }
         Goal::AtMostTimes(times, subject) => Some(peer(subject)? * times),
         Goal::AtMostTimesBoth(times, [one, other]) => Some((peer(one)? + peer(other)?) * times),
         Goal::Above(subject) => peer(subject),
@@ -69,10 +66,6 @@ fn goal_text(row: &Row) -> String {
     match row.figure.goal {
         None => String::new(),
         Some(Goal::AtMost(bound)) => format!("≤ {} {}", number(bound), row.figure.unit),
-        Some(Goal::AtMostOrOverFloor(bound, over)) => {
-            let (bound, over) = (number(bound), number(over));
-            format!("≤ {bound} {unit}, or floor + {over}", unit = row.figure.unit)
-        }
         Some(Goal::AtMostTimes(times, subject)) => format!("≤ {} × {}", number(times), subject.label()),
         Some(Goal::AtMostTimesBoth(times, [one, other])) => {
             format!("≤ {} × ({} + {})", number(times), one.label(), other.label())
@@ -219,23 +212,6 @@ pub(super) mod tests {
         assert_eq!(goal_text(&row), "≤ 2 × (QEMU microvm + Cloud Hypervisor)");
         row.series[2].samples.clear();
         assert_eq!(is_met(&row), None);
-    }
-
-    #[test]
-    fn a_goal_below_the_floor_of_a_host_is_so_much_above_it() {
-        let mut row = sample_results().rows[0].clone();
-        row.figure.goal = Some(Goal::AtMostOrOverFloor(0.8, 0.45));
-        row.series[0].samples = vec![1.95];
-        assert_eq!(is_met(&row), Some(false));
-        row.series[1].subject = Subject::FLOOR;
-        row.series[1].samples = vec![1.5];
-        assert_eq!(is_met(&row), Some(true));
-        row.series[0].samples = vec![1.96];
-        assert_eq!(is_met(&row), Some(false));
-        row.series[0].samples = vec![0.8];
-        row.series[1].samples = vec![0.2];
-        assert_eq!(is_met(&row), Some(true));
-        assert_eq!(goal_text(&row), "≤ 0.8 ms, or floor + 0.45");
     }
 
     #[test]

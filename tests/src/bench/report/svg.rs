@@ -129,12 +129,8 @@ fn panel(svg: &mut String, row: &Row, x: f64, y: f64, width: f64, height: f64) {
         );
     }
     // A line at a peer's own median would say nothing that its bar does not.
-    if let (
-        Some(at),
-        Some(
-            Goal::AtMost(_) | Goal::AtMostOrOverFloor(..) | Goal::AtMostTimes(..) | Goal::AtMostTimesBoth(..),
-        ),
-    ) = (bound(row), row.figure.goal)
+    if let (Some(at), Some(Goal::AtMost(_) | Goal::AtMostTimes(..) | Goal::AtMostTimesBoth(..))) =
+        (bound(row), row.figure.goal)
     {
         let (line, top, end) = (scale.x(at), y + PANEL_HEAD - 4.0, y + height - 12.0);
         shape(
