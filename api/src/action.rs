@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{
     BootSource, Drive, DriveUpdate, Entropy, Logger, MachineConfig, MachineConfigUpdate, Metrics,
-    NetworkInterface, NetworkInterfaceUpdate, Serial, SharedFolder, VmConfig, Vsock,
+    NetworkInterface, NetworkInterfaceUpdate, Serial, SharedFolder, SnapshotCreate, SnapshotLoad, VmConfig,
+    Vsock,
 };
 use crate::error::ActionError;
 use crate::instance::{InstanceInfo, VersionInfo};
@@ -54,6 +55,10 @@ pub enum Action {
     PutVsock(Vsock),
     /// Say where the serial console's output goes.
     PutSerial(Serial),
+    /// Write the paused microVM into two files.
+    CreateSnapshot(SnapshotCreate),
+    /// Go on where a snapshot was made, instead of booting.
+    LoadSnapshot(Box<SnapshotLoad>),
 }
 
 /// The body of `PATCH /vm`.
@@ -95,11 +100,13 @@ impl Action {
             | Self::PutMetrics(_)
             | Self::PutEntropy(_)
             | Self::PutVsock(_)
-            | Self::PutSerial(_) => When::BeforeStart,
+            | Self::PutSerial(_)
+            | Self::LoadSnapshot(_) => When::BeforeStart,
             Self::PatchDrive(_)
             | Self::PatchNetworkInterface(_)
             | Self::SendCtrlAltDel
             | Self::FlushMetrics
+            | Self::CreateSnapshot(_)
             | Self::PatchVm(_) => When::AfterStart,
         }
     }

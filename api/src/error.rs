@@ -58,6 +58,12 @@ pub enum ActionError {
     /// The microVM cannot be started.
     #[error("Start microvm error")]
     Start(#[source] Cause),
+    /// No snapshot was made.
+    #[error("Create snapshot error")]
+    CreateSnapshot(#[source] Cause),
+    /// The microVM cannot go on from the snapshot.
+    #[error("Load snapshot error")]
+    LoadSnapshot(#[source] Cause),
     /// The running microVM failed to do what was asked.
     #[error("Internal VMM error")]
     Internal(#[source] Cause),

@@ -24,5 +24,6 @@ pub mod run;
 pub mod seccomp;
 pub mod signals;
 pub mod sink;
+pub mod snapshot;
 pub mod time;
 pub mod vcpu;

@@ -1,8 +1,8 @@
 //! Mapping guest memory.
 
 use std::fs::File;
-use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::io::{self, Seek, SeekFrom};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 
 use koya_api::config::HugePages;
@@ -10,7 +10,10 @@ use koya_boot::memory_ranges;
 use koya_devices::GuestRam;
 use vm_memory::bitmap::{AtomicBitmap, Bitmap, NewBitmap};
 use vm_memory::mmap::{MmapRegionBuilder, MmapRegionError};
-use vm_memory::{FileOffset, GuestRegionMmap, MmapRegion};
+use vm_memory::{
+    Bytes, FileOffset, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap, MemoryRegionAddress,
+    MmapRegion,
+};
 
 /// Bytes of a MiB.
 const MIB: u64 = 1 << 20;
@@ -38,6 +41,17 @@ pub enum MemoryError {
         /// Why not.
         source: io::Error,
     },
+    /// The file with a snapshot's memory cannot be read.
+    #[error("cannot read the file with the memory")]
+    Saved(#[source] io::Error),
+    /// The file is another machine's, or damaged.
+    #[error("the file with the memory has {length} bytes: the snapshot's machine has {wanted}")]
+    SavedLength {
+        /// There are.
+        length: u64,
+        /// There must be.
+        wanted: u64,
+    },
     /// The regions do not fit together.
     #[error("cannot lay out guest memory")]
     Layout(#[source] vm_memory::GuestRegionCollectionError),
@@ -59,6 +73,31 @@ pub struct MemoryPlan {
 /// Maps guest memory: zeroed, taken from the host only when it is touched, and private unless it is to be shared. Then it
 /// is a file without a name (memfd), one for each region.
 pub fn map(plan: MemoryPlan) -> Result<GuestRam, MemoryError> {
+    map_over(plan, None)
+}
+
+/// Maps guest memory with the contents of `saved`, which has all regions one after the other. The file's own pages are
+/// used until the guest writes them, unless the memory is to be shared or in huge pages: then what is in the file is read.
+///
+/// # Errors
+/// [`MemoryError`]; a file of another length than the memory is refused.
+pub fn map_saved(plan: MemoryPlan, saved: File) -> Result<GuestRam, MemoryError> {
+    let unreadable = MemoryError::Saved;
+    let length = saved.metadata().map_err(unreadable)?.len();
+    let wanted = plan.mib.saturating_mul(MIB);
+    if length != wanted {
+        return Err(MemoryError::SavedLength { length, wanted });
+    }
+    let saved = Arc::new(saved);
+    if plan.shared || plan.huge_pages == HugePages::TwoMib {
+        let memory = map(plan)?;
+        fill(&memory, &saved).map_err(unreadable)?;
+        return Ok(memory);
+    }
+    map_over(plan, Some(&saved))
+}
+
+fn map_over(plan: MemoryPlan, saved: Option<&Arc<File>>) -> Result<GuestRam, MemoryError> {
     let wanted_mib = plan.mib;
     let host_mib = host_memory().checked_div(MIB).unwrap_or(0);
     if wanted_mib > host_mib {
@@ -78,6 +117,7 @@ pub fn map(plan: MemoryPlan) -> Result<GuestRam, MemoryError> {
         source,
     };
     let mut regions = Vec::new();
+    let mut offset: u64 = 0;
     for (start, len) in memory_ranges(wanted_mib.saturating_mul(MIB)) {
         let file = match plan.shared {
             true => Some(memory_file(len, plan.huge_pages).map_err(failed)?),
@@ -87,11 +127,14 @@ pub fn map(plan: MemoryPlan) -> Result<GuestRam, MemoryError> {
             let bitmap = plan.track_dirty_pages.then(|| AtomicBitmap::with_len(len));
             let builder = MmapRegionBuilder::new_with_bitmap(len, bitmap)
                 .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE);
-            match &file {
-                Some(file) => builder
+            match (&file, saved) {
+                (Some(file), _) => builder
                     .with_file_offset(FileOffset::from_arc(file.clone(), 0))
                     .with_mmap_flags(libc::MAP_SHARED | kind),
-                None => builder.with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | kind),
+                (None, Some(saved)) => builder
+                    .with_file_offset(FileOffset::from_arc(saved.clone(), offset))
+                    .with_mmap_flags(libc::MAP_PRIVATE | kind),
+                (None, None) => builder.with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | kind),
             }
             .build()
         })
@@ -106,8 +149,49 @@ pub fn map(plan: MemoryPlan) -> Result<GuestRam, MemoryError> {
         let region =
             GuestRegionMmap::new(mapping, start).ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
         regions.push(region);
+        offset = offset.saturating_add(u64::try_from(len).unwrap_or(u64::MAX));
     }
     GuestRam::from_regions(regions).map_err(MemoryError::Layout)
+}
+
+/// Reads what is in `saved` into memory that is all zeroes, leaving out the file's holes.
+fn fill(memory: &GuestRam, saved: &File) -> io::Result<()> {
+    let mut base: u64 = 0;
+    for region in memory.iter() {
+        let end = base.saturating_add(region.len());
+        let mut at = base;
+        while let Some((from, to)) = next_data(saved, at)?.filter(|(from, _)| *from < end) {
+            let (from, to) = (from.max(base), to.min(end));
+            let length = usize::try_from(to.saturating_sub(from)).unwrap_or(usize::MAX);
+            let mut source = saved;
+            source.seek(SeekFrom::Start(from))?;
+            region
+                .read_exact_volatile_from(
+                    MemoryRegionAddress(from.saturating_sub(base)),
+                    &mut source,
+                    length,
+                )
+                .map_err(io::Error::other)?;
+            at = to;
+        }
+        base = end;
+    }
+    Ok(())
+}
+
+/// The next stretch of a file from `at` on that is no hole.
+fn next_data(file: &File, at: u64) -> io::Result<Option<(u64, u64)>> {
+    let seek = |at: u64, whence| {
+        let offset = libc::off_t::try_from(at).unwrap_or(libc::off_t::MAX);
+        // SAFETY: no memory is passed, and the descriptor is open.
+        let found = unsafe { libc::lseek(file.as_raw_fd(), offset, whence) };
+        u64::try_from(found).map_err(|_| io::Error::last_os_error())
+    };
+    match seek(at, libc::SEEK_DATA) {
+        Ok(from) => Ok(Some((from, seek(from, libc::SEEK_HOLE)?))),
+        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// A file without a name that is memory, which nobody can make shorter under those who map it.

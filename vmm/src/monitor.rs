@@ -1,5 +1,7 @@
 //! The microVM as its controllers see it: configured, then running, then paused or running.
 
+mod start;
+
 use std::cell::RefCell;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -19,13 +21,12 @@ use koya_api::{Action, ActionError, ActionHandler, InstanceInfo, InstanceState, 
 use koya_devices::legacy::Console;
 use vmm_sys_util::timerfd::TimerFd;
 
-use crate::boot_timer::BootTimer;
 use crate::cli::{Options, StartTimes};
 use crate::console::{self, RawTerminal};
 use crate::ending::EndLine;
-use crate::event_loop::{self, Arrivals, Subscriber};
+use crate::event_loop::{self, Arrivals};
 use crate::logger::{self, LoggerUpdate};
-use crate::machine::{Frame, Running, StartError, UpdateError};
+use crate::machine::{Running, UpdateError};
 use crate::metrics::{MetricsWriter, Report};
 use crate::resources::{self, Resources};
 use crate::sink;
@@ -88,17 +89,6 @@ impl Monitor {
         })
     }
 
-    /// Does all that a config file says, and starts the microVM.
-    ///
-    /// # Errors
-    /// The first action that failed.
-    pub fn run_config(&mut self, config: VmConfig) -> Result<(), ActionError> {
-        for action in config.into_actions() {
-            self.handle(action)?;
-        }
-        self.handle(Action::StartInstance).map(drop)
-    }
-
     /// The process can be talked to.
     pub fn process_started(&mut self) {
         self.metrics.process_started(self.started);
@@ -154,43 +144,6 @@ impl Monitor {
             logger: self.logger.clone(),
             metrics: self.metrics_config.clone(),
             ..config
-        }
-    }
-
-    fn start(&mut self) -> Result<(), ActionError> {
-        let Phase::Configuring(resources) = &mut self.phase else {
-            return Err(ActionError::NotSupportedAfterStart);
-        };
-        if resources.boot.is_none() {
-            return Err(ActionError::Start(Box::new(StartError::NoKernel)));
-        }
-        let config = Box::new(resources.describe());
-        let timer = self.boot_timer.then(BootTimer::start);
-        let has_output_file = resources.serial_output.is_some();
-        match build(
-            std::mem::take(resources),
-            timer,
-            &self.gate,
-            &self.end,
-            self.seccomp,
-        ) {
-            Ok((running, subscribers)) => {
-                self.arrivals.borrow_mut().extend(subscribers);
-                let terminal = self.attach_console(&running, has_output_file);
-                self.phase = Phase::Started {
-                    config,
-                    running: Box::new(running),
-                    terminal,
-                };
-                Ok(())
-            }
-            Err(error) => {
-                // What was opened went down with the attempt; a client of the API may mend the cause and try again.
-                if self.retry {
-                    **resources = Resources::reopen(&config);
-                }
-                Err(ActionError::Start(Box::new(error)))
-            }
         }
     }
 
@@ -399,6 +352,8 @@ impl Monitor {
             Action::PutLogger(config) => self.set_logger(config),
             Action::PutMetrics(config) => self.set_metrics(config),
             Action::StartInstance => self.start(),
+            Action::LoadSnapshot(load) => self.load(&load),
+            Action::CreateSnapshot(wanted) => self.save(&wanted),
             Action::PatchDrive(update) => self.update_drive(&update),
             Action::PatchNetworkInterface(update) => self.update_network(&update),
             Action::PatchVm(change) => self.change_state(change.state),
@@ -483,17 +438,4 @@ enum MetricsError {
     Twice,
     #[error("cannot open metrics_path {path:?}")]
     Open { path: PathBuf, source: io::Error },
-}
-
-fn build(
-    resources: Box<Resources>,
-    timer: Option<BootTimer>,
-    gate: &Arc<Gate>,
-    end: &Arc<EndLine>,
-    confined: bool,
-) -> Result<(Running, Vec<Subscriber>), StartError> {
-    Frame::new(&resources, gate.clone(), end.clone())?
-        .wire(*resources, timer)?
-        .load()?
-        .start(confined)
 }

@@ -31,6 +31,14 @@ pub struct MachineConfig {
     /// The pages that back the guest's memory.
     #[serde(default)]
     pub huge_pages: HugePages,
+    /// Places for further devices, which a microVM that goes on from a snapshot of this one may fill: 0 to 19, less
+    /// the devices there are. Not a field of Firecracker's.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub spare_devices: u8,
+}
+
+fn is_zero(number: &u8) -> bool {
+    *number == 0
 }
 
 impl Default for MachineConfig {
@@ -42,6 +50,7 @@ impl Default for MachineConfig {
             cpu_template: None,
             track_dirty_pages: false,
             huge_pages: HugePages::None,
+            spare_devices: 0,
         }
     }
 }
@@ -161,6 +170,7 @@ impl MachineConfig {
                 .filter(|&t| t != CpuTemplate::None),
             track_dirty_pages: update.track_dirty_pages.unwrap_or(self.track_dirty_pages),
             huge_pages: update.huge_pages.unwrap_or(self.huge_pages),
+            spare_devices: self.spare_devices,
         };
         result.validate().map(|()| result)
     }

@@ -19,6 +19,7 @@ mod path;
 mod rate_limiter;
 mod serial;
 mod shared_folder;
+mod snapshot;
 mod vm;
 mod vsock;
 
@@ -40,5 +41,9 @@ pub use path::{PathError, check_path};
 pub use rate_limiter::{RateLimiter, TokenBucket};
 pub use serial::Serial;
 pub use shared_folder::{MAX_TAG_BYTES, SharedFolder, SharedFolderError};
+pub use snapshot::{
+    MemoryBackend, MemoryBackendType, NetworkOverride, SnapshotConfigError, SnapshotCreate, SnapshotLoad,
+    SnapshotSource, SnapshotType, VsockOverride,
+};
 pub use vm::{VmConfig, VmConfigError};
 pub use vsock::Vsock;

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     BootSource, Drive, DriveConfigError, Entropy, Logger, MachineConfig, MachineConfigError, Metrics,
-    NetworkConfigError, NetworkInterface, NotYet, PathError, Serial, SharedFolder, SharedFolderError, Vsock,
-    check_file_id,
+    NetworkConfigError, NetworkInterface, NotYet, PathError, Serial, SharedFolder, SharedFolderError,
+    SnapshotConfigError, SnapshotSource, Vsock, check_file_id,
 };
 use crate::action::Action;
 
@@ -23,7 +23,8 @@ pub struct VmConfig {
     /// The drives, in the order in which the guest sees them; a root device comes first.
     #[serde(default)]
     pub drives: Vec<Drive>,
-    /// What to boot.
+    /// What to boot; required, unless there is a snapshot.
+    #[serde(default)]
     pub boot_source: BootSource,
     /// Not supported yet.
     #[serde(default)]
@@ -56,11 +57,25 @@ pub struct VmConfig {
     /// The shared folders, in the order in which the guest sees them. Not a key of Firecracker's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shared_folders: Vec<SharedFolder>,
+    /// What to go on from instead of booting; the machine is the snapshot's, and so is every device that the snapshot
+    /// knows. Drives, network interfaces and shared folders that it does not know are new devices in places that the
+    /// snapshot has to spare. Not a key of Firecracker's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<SnapshotSource>,
 }
 
 /// A config file that is well-formed but describes no possible microVM.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum VmConfigError {
+    /// Nothing to run.
+    #[error("missing field `boot-source`: say what to boot, or in `snapshot` what to go on from")]
+    NoBootSource,
+    /// Two things to run.
+    #[error("`{0}` and `snapshot` exclude each other: a snapshot has its own")]
+    SnapshotHasIt(&'static str),
+    /// A snapshot that cannot be.
+    #[error("snapshot")]
+    Snapshot(#[source] SnapshotConfigError),
     /// Wrong vCPUs or memory.
     #[error("machine-config")]
     Machine(#[source] MachineConfigError),
@@ -112,7 +127,7 @@ impl VmConfig {
             machine.validate().map_err(VmConfigError::Machine)?;
         }
         let path = |key| move |source| VmConfigError::Path { key, source };
-        self.boot_source.validate().map_err(path("boot-source"))?;
+        self.validate_start()?;
         self.logger
             .as_ref()
             .map_or(Ok(()), Logger::validate)
@@ -132,6 +147,29 @@ impl VmConfig {
         self.validate_drives()?;
         self.validate_interfaces()?;
         self.validate_folders()
+    }
+
+    fn validate_start(&self) -> Result<(), VmConfigError> {
+        let boots = self.boot_source != BootSource::default();
+        let Some(snapshot) = &self.snapshot else {
+            let valid = self.boot_source.validate();
+            let valid = valid.map_err(|source| VmConfigError::Path {
+                key: "boot-source",
+                source,
+            });
+            return if boots {
+                valid
+            } else {
+                Err(VmConfigError::NoBootSource)
+            };
+        };
+        if boots {
+            return Err(VmConfigError::SnapshotHasIt("boot-source"));
+        }
+        if self.machine_config.is_some() {
+            return Err(VmConfigError::SnapshotHasIt("machine-config"));
+        }
+        snapshot.validate().map_err(VmConfigError::Snapshot)
     }
 
     fn validate_drives(&self) -> Result<(), VmConfigError> {
@@ -205,7 +243,7 @@ impl VmConfig {
         Ok(())
     }
 
-    /// The actions that configure this microVM through the API, in order; [`Action::StartInstance`] is not among them.
+    /// The actions that configure this microVM through the API, in order; what starts it is not among them.
     ///
     /// The log and the metrics come first, so that what goes wrong afterwards is recorded.
     pub fn into_actions(self) -> Vec<Action> {
@@ -213,7 +251,9 @@ impl VmConfig {
         actions.extend(self.logger.map(Action::PutLogger));
         actions.extend(self.metrics.map(Action::PutMetrics));
         actions.extend(self.machine_config.map(Action::PutMachineConfig));
-        actions.push(Action::PutBootSource(self.boot_source));
+        if self.snapshot.is_none() {
+            actions.push(Action::PutBootSource(self.boot_source));
+        }
         actions.extend(self.drives.into_iter().map(Action::PutDrive));
         actions.extend(
             self.network_interfaces
@@ -278,8 +318,33 @@ mod tests {
         let config = parse(r#"{"boot-source":{"kernel_image_path":"k"}}"#);
         assert_eq!(config.validate(), Ok(()));
         assert_eq!(config.into_actions().len(), 1);
-        let err = json::from_slice::<VmConfig>(b"{}").unwrap_err();
+        let err = parse("{}").validate().unwrap_err();
         assert!(err.to_string().contains("missing field `boot-source`"), "{err}");
+    }
+
+    #[test]
+    fn a_snapshot_stands_in_place_of_boot_source_and_machine() {
+        const SNAPSHOT: &str =
+            r#""snapshot":{"snapshot_path":"s","mem_backend":{"backend_type":"File","backend_path":"m"}}"#;
+        let invalid = |text: String| one_line(&parse(&text).validate().unwrap_err());
+        let config = parse(&format!("{{{SNAPSHOT},\"entropy\":{{}}}}"));
+        assert_eq!(config.validate(), Ok(()));
+        assert!(matches!(
+            config.into_actions().as_slice(),
+            [Action::PutEntropy(_)]
+        ));
+        for (key, value) in [
+            ("boot-source", r#"{"kernel_image_path":"k"}"#),
+            ("machine-config", r#"{"vcpu_count":1,"mem_size_mib":64}"#),
+        ] {
+            let error = invalid(format!("{{{SNAPSHOT},\"{key}\":{value}}}"));
+            assert!(
+                error.contains(key) && error.contains("exclude each other"),
+                "{error}"
+            );
+        }
+        let error = invalid(format!("{{{}}}", SNAPSHOT.replace("File", "Uffd")));
+        assert!(error.starts_with("snapshot: `backend_type` Uffd"), "{error}");
     }
 
     #[test]

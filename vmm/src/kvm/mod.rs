@@ -10,6 +10,7 @@ pub mod interrupt;
 pub mod msr;
 pub mod routing;
 pub mod start;
+pub mod state;
 mod vm;
 
 pub use vm::{KvmError, KvmHost, Vm};

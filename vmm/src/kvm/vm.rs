@@ -1,13 +1,14 @@
 //! A virtual machine of the host's KVM.
 
 use std::io;
+use std::os::fd::{IntoRawFd, OwnedFd};
 use std::path::Path;
 
 use koya_boot::layout;
 use koya_devices::GuestRam;
 use kvm_bindings::{
     KVM_API_VERSION, KVM_CAP_IMMEDIATE_EXIT, KVM_CAP_IOEVENTFD, KVM_CAP_IRQFD, KVM_CAP_SPLIT_IRQCHIP,
-    KVM_MEM_LOG_DIRTY_PAGES, kvm_enable_cap, kvm_userspace_memory_region,
+    KVM_MEM_LOG_DIRTY_PAGES, kvm_clock_data, kvm_enable_cap, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
@@ -44,6 +45,14 @@ pub enum KvmError {
         act: &'static str,
         /// Why not.
         source: kvm_ioctls::Error,
+    },
+    /// A register of a snapshot that this host's processors do not have, or not with this value.
+    #[error(
+        "this host does not take the saved value of the model-specific register {index:#x}: was the snapshot made on another kind of processor?"
+    )]
+    Register {
+        /// Which.
+        index: u32,
     },
 }
 
@@ -173,6 +182,35 @@ impl Vm {
         self.fd
             .enable_cap(&cap)
             .map_err(KvmError::ioctl("split the interrupt controller"))
+    }
+
+    /// The guest's clock (kvmclock) in nanoseconds. Goes on while the guest stands still.
+    pub fn clock(&self) -> Result<u64, KvmError> {
+        let clock = self.fd.get_clock();
+        Ok(clock.map_err(KvmError::ioctl("read the guest's clock"))?.clock)
+    }
+
+    /// Has the guest's clock go on from `nanoseconds`.
+    pub fn set_clock(&self, nanoseconds: u64) -> Result<(), KvmError> {
+        let clock = kvm_clock_data {
+            clock: nanoseconds,
+            ..Default::default()
+        };
+        self.fd
+            .set_clock(&clock)
+            .map_err(KvmError::ioctl("set the guest's clock"))
+    }
+
+    /// A vCPU that exists, by its descriptor.
+    pub fn vcpu_again(&self, descriptor: &OwnedFd) -> Result<VcpuFd, KvmError> {
+        let act = "read the state of a vCPU";
+        let failed = |errno: Option<i32>| kvm_ioctls::Error::new(errno.unwrap_or(libc::EIO));
+        let own = descriptor
+            .try_clone()
+            .map_err(|error| KvmError::ioctl(act)(failed(error.raw_os_error())))?;
+        // SAFETY: the descriptor is a vCPU's of this VM, and nobody else owns the duplicate.
+        let vcpu = unsafe { self.fd.create_vcpu_from_rawfd(own.into_raw_fd()) };
+        vcpu.map_err(KvmError::ioctl(act))
     }
 
     /// Creates vCPU `index`, whose APIC id is the same number.

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use koya_api::config::{DriveUpdate, NetworkInterfaceUpdate};
 use koya_devices::Metered;
-use koya_devices::legacy::{I8042, Serial};
+use koya_devices::legacy::{I8042, IoApic, Serial};
 use koya_devices::virtio::block::{Block, BlockBackend};
 use koya_devices::virtio::fs::Fs;
 use koya_devices::virtio::mmio::MmioTransport;
@@ -14,6 +14,7 @@ use koya_devices::virtio::vsock::Vsock;
 
 use super::limits::limiter_update;
 use super::running::UpdateError;
+use super::windows::Windows;
 use crate::metrics::Report;
 
 /// A virtio device shared between its vCPU-side window and the event loop.
@@ -26,6 +27,9 @@ pub(super) struct Devices {
     pub shared_folders: Vec<(String, Shared<Fs>)>,
     pub entropy: Option<Shared<Rng>>,
     pub vsock: Option<Shared<Vsock>>,
+    /// Where the virtio devices are.
+    pub windows: Windows,
+    pub ioapic: Arc<Mutex<IoApic>>,
     pub serial: Arc<Mutex<Serial>>,
     pub i8042: Arc<Mutex<I8042>>,
 }
@@ -43,6 +47,14 @@ fn find<'a, D>(devices: &'a [(String, Shared<D>)], id: &str) -> Option<&'a Share
 }
 
 impl Devices {
+    pub(super) fn drive(&self, id: &str) -> Option<&Shared<Block>> {
+        find(&self.drives, id)
+    }
+
+    pub(super) fn network(&self, id: &str) -> Option<&Shared<Net<Tap>>> {
+        find(&self.networks, id)
+    }
+
     /// Changes the file or the limits of a drive.
     pub fn update_drive(
         &self,
@@ -50,7 +62,9 @@ impl Devices {
         backend: Option<Box<dyn BlockBackend>>,
     ) -> Result<(), UpdateError> {
         let id = &update.drive_id;
-        let drive = find(&self.drives, id).ok_or_else(|| UpdateError::UnknownDrive(id.clone()))?;
+        let drive = self
+            .drive(id)
+            .ok_or_else(|| UpdateError::UnknownDrive(id.clone()))?;
         let mut transport = lock(drive);
         if let Some(backend) = backend {
             transport
@@ -73,7 +87,9 @@ impl Devices {
     /// Changes the limits of a network interface.
     pub fn update_network(&self, update: &NetworkInterfaceUpdate) -> Result<(), UpdateError> {
         let id = &update.iface_id;
-        let network = find(&self.networks, id).ok_or_else(|| UpdateError::UnknownNetwork(id.clone()))?;
+        let network = self
+            .network(id)
+            .ok_or_else(|| UpdateError::UnknownNetwork(id.clone()))?;
         let mut transport = lock(network);
         let limits = |wanted| {
             let (bytes, ops) = limiter_update(wanted);

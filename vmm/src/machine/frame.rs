@@ -1,5 +1,6 @@
 //! The first phase: memory, a VM around it, and the guest's interrupt controller.
 
+use std::fs::File;
 use std::sync::{Arc, Mutex};
 
 use koya_devices::legacy::IoApic;
@@ -7,7 +8,6 @@ use koya_devices::{GuestRam, InterruptLine};
 
 use super::StartError;
 use crate::ending::EndLine;
-use crate::kvm::cpuid::{GuestCpuid, Topology};
 use crate::kvm::interrupt::IrqfdLine;
 use crate::kvm::routing::RoutingTable;
 use crate::kvm::{KvmHost, Vm};
@@ -19,31 +19,39 @@ use crate::vcpu::Gate;
 pub struct Frame {
     pub(super) memory: GuestRam,
     pub(super) vm: Arc<Vm>,
-    pub(super) cpuid: GuestCpuid,
+    pub(super) host: KvmHost,
     pub(super) ioapic: Arc<Mutex<IoApic>>,
     pub(super) gate: Arc<Gate>,
     pub(super) end: Arc<EndLine>,
 }
 
 impl Frame {
-    /// Maps memory and creates the VM.
-    pub fn new(resources: &Resources, gate: Arc<Gate>, end: Arc<EndLine>) -> Result<Self, StartError> {
+    /// Maps memory, with the contents of `saved` if there are any, and creates the VM.
+    pub fn new(
+        resources: &Resources,
+        saved: Option<File>,
+        gate: Arc<Gate>,
+        end: Arc<EndLine>,
+    ) -> Result<Self, StartError> {
         let machine = &resources.machine;
         let host = KvmHost::open()?;
-        let memory = memory::map(MemoryPlan {
+        let plan = MemoryPlan {
             mib: machine.mem_size_mib,
             huge_pages: machine.huge_pages,
             track_dirty_pages: machine.track_dirty_pages,
             // Those who serve a shared folder work on the guest's memory themselves.
             shared: !resources.shared_folders.is_empty(),
-        })?;
+        };
+        let memory = match saved {
+            Some(saved) => memory::map_saved(plan, saved)?,
+            None => memory::map(plan)?,
+        };
         let vm = Arc::new(host.create_vm(&memory)?);
-        let cpuid = GuestCpuid::new(host.kvm(), Topology::new(machine.vcpu_count, machine.smt))?;
         let ioapic = Arc::new(Mutex::new(IoApic::new(Box::new(RoutingTable::new(vm.clone())))));
         Ok(Self {
             memory,
             vm,
-            cpuid,
+            host,
             ioapic,
             gate,
             end,

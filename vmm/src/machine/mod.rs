@@ -11,6 +11,8 @@ mod frame;
 mod legacy;
 mod limits;
 mod running;
+mod saved;
+mod windows;
 mod wired;
 
 use std::io;
@@ -22,10 +24,12 @@ use koya_devices::virtio::net::NetError;
 
 use crate::kvm::KvmError;
 use crate::memory::MemoryError;
+use crate::snapshot::SnapshotError;
 use crate::vcpu::VcpuThreadError;
 
 pub use frame::Frame;
 pub use running::{Running, UpdateError};
+pub use saved::SavedDevices;
 pub use wired::{Bootable, Wired};
 
 /// The microVM cannot be started.
@@ -62,6 +66,15 @@ pub enum StartError {
         /// Why.
         source: Cause,
     },
+    /// More windows than interrupts.
+    #[error(
+        "`spare_devices` is too large: with the devices that are configured there can be {max} in all",
+        max = koya_boot::layout::VIRTIO_MMIO_SLOTS
+    )]
+    SpareDevices,
+    /// The snapshot.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
     /// The vCPU threads.
     #[error(transparent)]
     Threads(#[from] VcpuThreadError),

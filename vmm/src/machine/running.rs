@@ -1,10 +1,11 @@
 //! The last phase: a guest that runs, or stands still.
 
 use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use koya_api::config::{DriveUpdate, NetworkInterfaceUpdate};
+use koya_api::config::{DriveUpdate, NetworkInterfaceUpdate, VmConfig};
 use koya_devices::GuestRam;
 use koya_devices::legacy::Serial;
 use koya_devices::legacy::i8042::I8042Error;
@@ -12,8 +13,10 @@ use koya_devices::virtio::DeviceFault;
 use koya_devices::virtio::block::{BlockBackend, BlockError};
 
 use super::devices::{Devices, lock};
-use crate::kvm::Vm;
+use crate::kvm::state::{VcpuState, msr_indices};
+use crate::kvm::{KvmHost, Vm};
 use crate::metrics::Report;
+use crate::snapshot::{self, SavedVm, SnapshotError};
 use crate::vcpu::{VcpuThreadError, Vcpus};
 
 /// How long the end of a microVM waits for the reader of its console: enough for one that is slow, too short for one
@@ -48,8 +51,8 @@ pub struct Running {
     pub(super) devices: Devices,
     pub(super) paused: bool,
     /// Registered with the VM, which needs it mapped.
-    pub(super) _vm: Arc<Vm>,
-    pub(super) _memory: GuestRam,
+    pub(super) vm: Arc<Vm>,
+    pub(super) memory: GuestRam,
 }
 
 impl Running {
@@ -69,6 +72,27 @@ impl Running {
     pub fn resume(&mut self) {
         self.vcpus.resume();
         self.paused = false;
+    }
+
+    /// Writes the paused guest into two files. `config` is what it was made of.
+    pub fn save(&self, config: VmConfig, state: &Path, memory: &Path) -> Result<(), SnapshotError> {
+        if !self.paused {
+            return Err(SnapshotError::NotPaused);
+        }
+        let devices = self.devices.save().ok_or(SnapshotError::SharedFolders)?;
+        let msrs = msr_indices(KvmHost::open()?.kvm())?;
+        let vcpus = self.vcpus.descriptors().iter().map(|vcpu| {
+            let vcpu = self.vm.vcpu_again(vcpu)?;
+            VcpuState::save(&vcpu, &msrs)
+        });
+        let saved = SavedVm {
+            config,
+            clock: self.vm.clock()?,
+            vcpus: vcpus.collect::<Result<_, _>>()?,
+            devices,
+        };
+        snapshot::memory::write(&self.memory, memory)?;
+        saved.write(state)
     }
 
     /// Ends the guest's time for good: it does nothing any more, while what it has left behind is cleared up.

@@ -9,7 +9,7 @@ use koya_devices::virtio::adaptor::Adaptor;
 use koya_devices::virtio::block::{Block, BlockConfig, CacheMode};
 use koya_devices::virtio::fs::Fs;
 use koya_devices::virtio::mmio::registers::QUEUE_NOTIFY;
-use koya_devices::virtio::mmio::{MmioTransport, MmioWindow};
+use koya_devices::virtio::mmio::{EmptyWindow, MmioTransport, MmioWindow};
 use koya_devices::virtio::net::{MacAddress, Net, NetConfig};
 use koya_devices::virtio::rng::Rng;
 use koya_devices::{Bus, BusDevice};
@@ -18,13 +18,17 @@ use kvm_ioctls::VcpuFd;
 use super::devices::{Devices, Shared};
 use super::legacy::{self, Legacy};
 use super::limits::limiter;
+use super::saved::SavedDevices;
+use super::windows::{Occupant, Windows};
 use super::{Frame, Running, StartError};
 use crate::boot_timer::BootTimer;
 use crate::event_loop::Subscriber;
+use crate::kvm::cpuid::{GuestCpuid, Topology};
 use crate::kvm::doorbell::IoeventfdDoorbells;
 use crate::kvm::start;
 use crate::resources::{OpenBoot, OpenDrive, OpenNetwork, Resources};
 use crate::seccomp::{Confinement, Filter};
+use crate::snapshot::SavedVm;
 use crate::time::LocalTime;
 use crate::vcpu::{Buses, Vcpus};
 
@@ -33,13 +37,12 @@ pub struct Wired {
     frame: Frame,
     ports: Bus,
     mmio: Bus,
-    slots: Vec<VirtioMmio>,
     devices: Devices,
     subscribers: Vec<Subscriber>,
-    vcpus: u8,
+    topology: Topology,
     /// Whether a drive works by io_uring.
     rings: bool,
-    boot: OpenBoot,
+    boot: Option<OpenBoot>,
     cmdline: Cmdline,
 }
 
@@ -54,16 +57,23 @@ pub struct Bootable {
 }
 
 impl Frame {
-    /// Puts every device of `resources` on its bus.
-    pub fn wire(self, resources: Resources, boot_timer: Option<BootTimer>) -> Result<Wired, StartError> {
-        let boot = resources.boot.ok_or(StartError::NoKernel)?;
-        let cmdline = boot.cmdline.clone();
+    /// Puts every device of `resources` on its bus, those of `saved` where they were.
+    pub fn wire(
+        self,
+        resources: Resources,
+        saved: Option<&SavedDevices>,
+        boot_timer: Option<BootTimer>,
+    ) -> Result<Wired, StartError> {
+        let boot = resources.boot;
+        let cmdline = boot.as_ref().map(|boot| boot.cmdline.clone()).unwrap_or_default();
+        let machine = &resources.machine;
         let Legacy { ports, serial, i8042 } = legacy::create(&self, resources.serial_output)?;
         let mut wired = Wired {
             ports,
             mmio: Bus::default(),
-            slots: Vec::new(),
             devices: Devices {
+                windows: saved.map_or_else(Windows::new, SavedDevices::windows),
+                ioapic: self.ioapic.clone(),
                 drives: Vec::new(),
                 networks: Vec::new(),
                 shared_folders: Vec::new(),
@@ -73,7 +83,7 @@ impl Frame {
                 i8042,
             },
             subscribers: Vec::new(),
-            vcpus: resources.machine.vcpu_count,
+            topology: Topology::new(machine.vcpu_count, machine.smt),
             rings: resources
                 .drives
                 .iter()
@@ -99,16 +109,27 @@ impl Frame {
         for folder in resources.shared_folders {
             let id = folder.config.folder_id;
             let fs = Fs::new(&folder.config.tag, folder.program);
-            let device = wired.add_virtio(&format!("shared folder {id:?}"), fs)?;
+            let device = wired.add_virtio(Occupant::SharedFolder(id.clone()), fs)?;
             wired.devices.shared_folders.push((id, device));
         }
         if let Some(entropy) = resources.entropy {
             let limiter = limiter(entropy.rate_limiter).map_err(StartError::device("the entropy device"))?;
-            wired.devices.entropy = Some(wired.add_virtio("the entropy device", Rng::new(limiter))?);
+            wired.devices.entropy = Some(wired.add_virtio(Occupant::Entropy, Rng::new(limiter))?);
         }
         if let Some(vsock) = resources.vsock {
-            wired.devices.vsock = Some(wired.add_virtio("the socket device", vsock.device)?);
+            wired.devices.vsock = Some(wired.add_virtio(Occupant::Vsock, vsock.device)?);
         }
+        if let Some(missing) = wired.devices.windows.missing() {
+            let missing = missing.to_string();
+            return Err(StartError::device(missing)(
+                "the snapshot has it, the configuration has not",
+            ));
+        }
+        if saved.is_none() {
+            let spare = usize::from(resources.machine.spare_devices);
+            wired.devices.windows.add_spare(spare);
+        }
+        wired.leave_spare_windows_empty()?;
         Ok(wired)
     }
 }
@@ -132,7 +153,7 @@ impl Wired {
             rate_limiter: limiter(config.rate_limiter).map_err(StartError::device(&name))?,
         };
         let block = Block::new(block_config, backend).map_err(StartError::device(&name))?;
-        let device = self.add_virtio(&name, block)?;
+        let device = self.add_virtio(Occupant::Drive(id.clone()), block)?;
         self.devices.drives.push((id, device));
         Ok(())
     }
@@ -149,51 +170,86 @@ impl Wired {
             tx_limiter: limiter(config.tx_rate_limiter).map_err(StartError::device(&name))?,
         };
         let net = Net::new(net_config, tap).map_err(StartError::device(&name))?;
-        let device = self.add_virtio(&name, net)?;
+        let device = self.add_virtio(Occupant::Network(id.clone()), net)?;
         self.devices.networks.push((id, device));
         Ok(())
     }
 
-    /// Gives `device` the next free slot and interrupt.
+    /// Gives `device` its window and interrupt.
     fn add_virtio<D: VirtioDevice + 'static>(
         &mut self,
-        name: &str,
+        occupant: Occupant,
         device: D,
     ) -> Result<Shared<D>, StartError> {
-        let Some((address, gsi)) = layout::virtio_mmio_slot(self.slots.len()) else {
-            return Err(StartError::device(name)("there is no interrupt left for it"));
+        let reported = occupant.to_string();
+        let Some(window) = self.devices.windows.take(occupant) else {
+            return Err(StartError::device(reported)("there is no interrupt left for it"));
         };
+        let VirtioMmio { address, length, gsi } = window;
         let line = self.frame.line(gsi)?;
         let notify = address.saturating_add(QUEUE_NOTIFY);
         let doorbells = Box::new(IoeventfdDoorbells::new(self.frame.vm.clone(), notify));
         let mut transport = MmioTransport::new(device, self.frame.memory.clone(), line, doorbells)
             .map_err(StartError::Event)?;
-        let reported = name.to_owned();
         transport.on_fault(Box::new(move |fault| {
             log::warn!("{reported}: {}", koya_api::one_line(fault))
         }));
         let transport = Arc::new(Mutex::new(transport));
-        let length = layout::VIRTIO_MMIO_SLOT_LENGTH;
         let window: Arc<Mutex<dyn BusDevice>> = Arc::new(Mutex::new(MmioWindow::new(transport.clone())));
         self.mmio.insert(address, length, window)?;
-        self.slots.push(VirtioMmio { address, length, gsi });
         self.subscribers.push(Box::new(Adaptor::new(transport.clone())));
         Ok(transport)
     }
 
+    /// Gives windows without a device registers that say so.
+    fn leave_spare_windows_empty(&mut self) -> Result<(), StartError> {
+        for (window, taken) in self.windows()? {
+            if !taken {
+                let empty = Arc::new(Mutex::new(EmptyWindow));
+                self.mmio.insert(window.address, window.length, empty)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn windows(&self) -> Result<Vec<(VirtioMmio, bool)>, StartError> {
+        self.devices.windows.all().ok_or(StartError::SpareDevices)
+    }
+
+    /// Puts devices and vCPUs into the state of a snapshot.
+    pub fn restore(self, saved: &SavedVm) -> Result<Bootable, StartError> {
+        let vm = &self.frame.vm;
+        let mut vcpus = Vec::with_capacity(saved.vcpus.len());
+        for (index, state) in (0..self.topology.vcpus).zip(&saved.vcpus) {
+            let vcpu = vm.create_vcpu(index)?;
+            state.restore(&vcpu)?;
+            vcpus.push(vcpu);
+        }
+        vm.set_clock(saved.clock)?;
+        saved.devices.restore(&self.devices)?;
+        Ok(self.bootable(vcpus))
+    }
+
     /// Loads the kernel and sets the vCPUs up.
     pub fn load(mut self) -> Result<Bootable, StartError> {
+        let boot = self.boot.take().ok_or(StartError::NoKernel)?;
+        let windows = self.windows()?;
+        let devices: Vec<_> = windows
+            .iter()
+            .filter(|(_, taken)| *taken)
+            .map(|(window, _)| *window)
+            .collect();
+        let windows: Vec<_> = windows.into_iter().map(|(window, _)| window).collect();
         // There is no PCI bus; a kernel that looks for one complains.
         self.cmdline.add("pci=off")?;
-        self.cmdline.add_virtio_mmio(&self.slots)?;
+        self.cmdline.add_virtio_mmio(&devices)?;
         let machine = Machine {
-            vcpus: self.vcpus,
-            virtio_mmio: &self.slots,
+            vcpus: self.topology.vcpus,
+            virtio_mmio: &windows,
             serial: Some(SerialPort::COM1),
             i8042: true,
-            ioapic_id: self.vcpus,
+            ioapic_id: self.topology.vcpus,
         };
-        let boot = &self.boot;
         let image = |file, path| Image { file, path };
         let initrd = boot.initrd.as_ref().zip(boot.config.initrd_path.as_deref());
         let source = BootSource {
@@ -203,26 +259,31 @@ impl Wired {
         };
         let start = koya_boot::load(&self.frame.memory, &machine, &source)?;
         let vcpus = self.create_vcpus(&start)?;
+        Ok(self.bootable(vcpus))
+    }
+
+    fn bootable(self, vcpus: Vec<VcpuFd>) -> Bootable {
         let buses = Buses {
             ports: self.ports,
             mmio: self.mmio,
             ioapic: self.frame.ioapic.clone(),
         };
-        Ok(Bootable {
+        Bootable {
             frame: self.frame,
             buses,
             devices: self.devices,
             subscribers: self.subscribers,
             vcpus,
             rings: self.rings,
-        })
+        }
     }
 
     fn create_vcpus(&mut self, start: &CpuStart) -> Result<Vec<VcpuFd>, StartError> {
-        let mut vcpus = Vec::with_capacity(usize::from(self.vcpus));
-        for index in 0..self.vcpus {
+        let mut cpuid = GuestCpuid::new(self.frame.host.kvm(), self.topology)?;
+        let mut vcpus = Vec::with_capacity(usize::from(self.topology.vcpus));
+        for index in 0..self.topology.vcpus {
             let vcpu = self.frame.vm.create_vcpu(index)?;
-            self.frame.cpuid.apply(&vcpu, index)?;
+            cpuid.apply(&vcpu, index)?;
             start::prepare(&vcpu)?;
             if index == 0 {
                 start::enter_kernel(&vcpu, start)?;
@@ -234,9 +295,9 @@ impl Wired {
 }
 
 impl Bootable {
-    /// Lets the guest go. The subscribers are the devices, for the event loop. From then on this thread, too, is
-    /// `confined` to the system calls that it needs.
-    pub fn start(self, confined: bool) -> Result<(Running, Vec<Subscriber>), StartError> {
+    /// Lets the guest go, or stand still where it is if it is to be `paused`. The subscribers are the devices, for the
+    /// event loop. From then on this thread, too, is `confined` to the system calls that it needs.
+    pub fn start(self, paused: bool, confined: bool) -> Result<(Running, Vec<Subscriber>), StartError> {
         let Frame {
             memory,
             vm,
@@ -249,6 +310,9 @@ impl Bootable {
             // Has the time zone read, which the log will ask for when no file may be opened any more.
             let _ = LocalTime::now();
         }
+        if paused {
+            gate.close();
+        }
         let vcpus = Vcpus::start(self.vcpus, gate, end, Arc::new(self.buses), &memory, confinement)?;
         if let Some(confinement) = confinement {
             Filter::Monitor
@@ -258,9 +322,9 @@ impl Bootable {
         let running = Running {
             vcpus,
             devices: self.devices,
-            paused: false,
-            _vm: vm,
-            _memory: memory,
+            paused,
+            vm,
+            memory,
         };
         Ok((running, self.subscribers))
     }

@@ -260,6 +260,11 @@ impl Resources {
         }
     }
 
+    /// Whether nothing has been said yet.
+    pub fn is_untouched(&self) -> bool {
+        self.describe() == Self::default().describe()
+    }
+
     /// Opens everything again that `config` names. What cannot be opened any more is left out: the next start
     /// says so.
     pub fn reopen(config: &VmConfig) -> Self {
@@ -300,6 +305,7 @@ impl Resources {
         let taken = taken.saturating_add(self.shared_folders.len());
         let taken = taken.saturating_add(usize::from(self.entropy.is_some()));
         let taken = taken.saturating_add(usize::from(self.vsock.is_some()));
+        let taken = taken.saturating_add(usize::from(self.machine.spare_devices));
         if taken < MAX_DEVICES {
             Ok(())
         } else {
@@ -343,7 +349,8 @@ fn open_tap(config: &NetworkInterface) -> Result<Tap, ResourceError> {
     })
 }
 
-fn open_file(what: &'static str, field: &'static str, path: &Path) -> Result<File, ResourceError> {
+/// Opens a file to read, and nothing that only looks like one.
+pub fn open_file(what: &'static str, field: &'static str, path: &Path) -> Result<File, ResourceError> {
     // Without O_NONBLOCK, opening a named pipe would wait for a writer.
     let open = File::options()
         .read(true)

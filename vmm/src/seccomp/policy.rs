@@ -57,6 +57,20 @@ mod kvm {
     pub(super) const GET_REGS: u32 = 0x8090_ae81;
     pub(super) const GET_SREGS: u32 = 0x8138_ae83;
     pub(super) const TRANSLATE: u32 = 0xc018_ae85;
+    // What a snapshot is made of.
+    pub(super) const GET_API_VERSION: u32 = 0xae00;
+    pub(super) const GET_MSR_INDEX_LIST: u32 = 0xc004_ae02;
+    pub(super) const GET_VCPU_MMAP_SIZE: u32 = 0xae04;
+    pub(super) const GET_CLOCK: u32 = 0x8030_ae7c;
+    pub(super) const GET_MSRS: u32 = 0xc008_ae88;
+    pub(super) const GET_LAPIC: u32 = 0x8400_ae8e;
+    pub(super) const GET_CPUID2: u32 = 0xc008_ae91;
+    pub(super) const GET_MP_STATE: u32 = 0x8004_ae98;
+    pub(super) const GET_VCPU_EVENTS: u32 = 0x8040_ae9f;
+    pub(super) const GET_DEBUGREGS: u32 = 0x8080_aea1;
+    pub(super) const GET_TSC_KHZ: u32 = 0xaea3;
+    pub(super) const GET_XSAVE: u32 = 0x9000_aea4;
+    pub(super) const GET_XCRS: u32 = 0x8188_aea6;
     pub(super) const SET_GSI_ROUTING: u32 = 0x4008_ae6a;
     pub(super) const IRQFD: u32 = 0x4020_ae76;
     pub(super) const IOEVENTFD: u32 = 0x4040_ae79;
@@ -185,6 +199,22 @@ pub(super) const MONITOR: &[Rule] = &[
             kvm::SET_GSI_ROUTING,
             kvm::IRQFD,
             kvm::IOEVENTFD,
+            // PUT /snapshot/create.
+            kvm::GET_API_VERSION,
+            kvm::GET_MSR_INDEX_LIST,
+            kvm::GET_VCPU_MMAP_SIZE,
+            kvm::GET_CLOCK,
+            kvm::GET_CPUID2,
+            kvm::GET_DEBUGREGS,
+            kvm::GET_LAPIC,
+            kvm::GET_MP_STATE,
+            kvm::GET_MSRS,
+            kvm::GET_REGS,
+            kvm::GET_SREGS,
+            kvm::GET_TSC_KHZ,
+            kvm::GET_VCPU_EVENTS,
+            kvm::GET_XCRS,
+            kvm::GET_XSAVE,
             TUNSETOFFLOAD,
             BLKDISCARD,
             TCGETS,
@@ -199,12 +229,16 @@ pub(super) const MONITOR: &[Rule] = &[
     any(libc::SYS_timerfd_create),
     any(libc::SYS_ppoll),
     any(libc::SYS_dup),
-    // PATCH /drives, PUT /logger and PUT /metrics name files; the sockets' names go at the end.
+    // PATCH /drives, PUT /logger, PUT /metrics and PUT /snapshot/create name files; the sockets' names go at the end.
     any(libc::SYS_openat),
     any(libc::SYS_fstat),
     any(libc::SYS_newfstatat),
     any(libc::SYS_statx),
     any(libc::SYS_lseek),
+    // A snapshot's memory has holes, and is asked where it has none.
+    any(libc::SYS_ftruncate),
+    any(libc::SYS_pread64),
+    any(libc::SYS_pwrite64),
     any(libc::SYS_unlink),
     any(libc::SYS_fsync),
     // Clients of the API and of the socket device; what the guest's programs connect to.

@@ -24,6 +24,8 @@ pub struct Buses {
 pub(super) enum Flow {
     /// Enter the guest again.
     Continue,
+    /// Somebody kicked the vCPU out, which has nothing left to finish: look at the gate.
+    Kicked,
     /// The guest asked for a reset in a way that only KVM sees.
     Reset,
     /// The guest is off.
@@ -83,12 +85,26 @@ pub(super) fn run_once(vcpu: &mut VcpuFd, buses: &Buses) -> Flow {
     }
 }
 
+/// Finishes what an exit has left to do, without entering the guest: only then are the registers those that the guest
+/// will see (KVM API §4.10, KVM_RUN). Returns what follows from it if the guest cannot go on.
+pub(super) fn settle(vcpu: &mut VcpuFd, buses: &Buses) -> Option<Flow> {
+    loop {
+        vcpu.set_kvm_immediate_exit(1);
+        match run_once(vcpu, buses) {
+            // One access may leave in pieces.
+            Flow::Continue => {}
+            Flow::Kicked => return None,
+            end => return Some(end),
+        }
+    }
+}
+
 fn interrupted(vcpu: &mut VcpuFd, error: kvm_ioctls::Error) -> Flow {
     match error.errno() {
         // Kicked: the gate decides what comes next.
         libc::EINTR => {
             vcpu.set_kvm_immediate_exit(0);
-            Flow::Continue
+            Flow::Kicked
         }
         libc::EAGAIN => Flow::Continue,
         errno => Flow::Fault(FaultKind::Run { errno }),

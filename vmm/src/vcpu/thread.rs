@@ -1,6 +1,7 @@
 //! The threads of the vCPUs.
 
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use koya_devices::GuestRam;
 use kvm_ioctls::VcpuFd;
 use vmm_sys_util::signal::Killable;
 
-use super::exits::{Buses, Flow, run_once};
+use super::exits::{Buses, Flow, run_once, settle};
 use super::fault::VcpuFault;
 use super::gate::{Gate, Passage};
 use super::kick::{self, Kickable};
@@ -34,6 +35,9 @@ pub enum VcpuThreadError {
     /// No signal handler.
     #[error("cannot install the handler of the signal that kicks vCPUs")]
     Signal(#[source] io::Error),
+    /// No descriptor left.
+    #[error("cannot duplicate the descriptor of a vCPU")]
+    Descriptor(#[source] io::Error),
     /// They did not reach the gate in time.
     #[error("the vCPUs did not pause within {} s", PAUSE_TIMEOUT.as_secs())]
     Timeout,
@@ -43,6 +47,8 @@ pub enum VcpuThreadError {
 pub struct Vcpus {
     gate: Arc<Gate>,
     threads: Vec<JoinHandle<()>>,
+    /// The vCPUs' own descriptors, in order, for whoever reads them while they stand still.
+    descriptors: Vec<OwnedFd>,
 }
 
 impl Vcpus {
@@ -59,6 +65,7 @@ impl Vcpus {
         let mut this = Self {
             gate,
             threads: Vec::with_capacity(vcpus.len()),
+            descriptors: vcpus.iter().map(descriptor).collect::<Result<_, _>>()?,
         };
         let mut waiting: Vec<_> = (0_u8..).zip(vcpus).collect();
         // The one that boots the kernel comes last: if a thread cannot be had, the guest has not begun.
@@ -112,6 +119,12 @@ impl Vcpus {
         self.kick();
     }
 
+    /// The descriptors of the vCPUs, in order. Only of use while the guest is paused: KVM otherwise makes whoever asks
+    /// wait until the guest leaves by itself.
+    pub fn descriptors(&self) -> &[OwnedFd] {
+        &self.descriptors
+    }
+
     fn kick(&self) {
         for thread in &self.threads {
             // A thread that has ended needs no kick.
@@ -127,6 +140,13 @@ impl Drop for Vcpus {
             let _ = thread.join();
         }
     }
+}
+
+/// A second descriptor of a vCPU.
+fn descriptor(vcpu: &VcpuFd) -> Result<OwnedFd, VcpuThreadError> {
+    // SAFETY: the descriptor is open as long as `vcpu` lives, which is beyond this call.
+    let own = unsafe { BorrowedFd::borrow_raw(vcpu.as_raw_fd()) };
+    own.try_clone_to_owned().map_err(VcpuThreadError::Descriptor)
 }
 
 struct VcpuThread {
@@ -147,9 +167,11 @@ impl VcpuThread {
             return;
         }
         let _kickable = Kickable::new(&mut self.fd);
-        while gate.pass(|| self.park()) == Passage::Run {
-            let ending = match run_once(&mut self.fd, &self.buses) {
-                Flow::Continue => continue,
+        let mut left = None;
+        while gate.pass(|| left = self.park()) == Passage::Run {
+            let flow = left.take().unwrap_or_else(|| run_once(&mut self.fd, &self.buses));
+            let ending = match flow {
+                Flow::Continue | Flow::Kicked => continue,
                 Flow::Reset => Ending::Reset,
                 Flow::PowerOff => Ending::PowerOff,
                 Flow::TripleFault => Ending::TripleFault { vcpu: self.index },
@@ -165,9 +187,12 @@ impl VcpuThread {
         }
     }
 
-    /// Tells the guest's kernel that it was stopped, lest its watchdogs believe that it hung. A kernel without
-    /// kvmclock has no such watchdog to calm: the call then fails, which is fine.
-    fn park(&self) {
+    /// Finishes the last exit, whose end is returned if it is the guest's, and tells the guest's kernel that it was
+    /// stopped, lest its watchdogs believe that it hung. A kernel without kvmclock has no such watchdog to calm: the call
+    /// then fails, which is fine.
+    fn park(&mut self) -> Option<Flow> {
+        let left = settle(&mut self.fd, &self.buses);
         let _ = self.fd.kvmclock_ctrl();
+        left
     }
 }

@@ -1,0 +1,164 @@
+//! A vCPU that stands still, as data.
+
+use kvm_bindings::{
+    CpuId, KVM_MAX_CPUID_ENTRIES, Msrs, kvm_cpuid_entry2, kvm_debugregs, kvm_lapic_state, kvm_mp_state,
+    kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
+};
+use kvm_ioctls::{Kvm, VcpuFd};
+use serde::{Deserialize, Serialize};
+
+use super::vm::KvmError;
+
+/// Model-specific registers in one call of KVM, which takes 256.
+const CHUNK: usize = 256;
+/// IA32_TSC_DEADLINE: arms the timer of the local APIC, whose mode and clock must be there already.
+const TSC_DEADLINE: u32 = 0x6e0;
+/// Memory types of ranges (Intel SDM vol. 3, §12.11.2), which KVM's list leaves out: eight ranges, the fixed ones, and the
+/// default.
+const MEMORY_TYPES: [u32; 28] = [
+    0x200, 0x201, 0x202, 0x203, 0x204, 0x205, 0x206, 0x207, 0x208, 0x209, 0x20a, 0x20b, 0x20c, 0x20d, 0x20e,
+    0x20f, 0x250, 0x258, 0x259, 0x268, 0x269, 0x26a, 0x26b, 0x26c, 0x26d, 0x26e, 0x26f, 0x2ff,
+];
+
+/// Everything that KVM knows of a vCPU, in KVM's own structures.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VcpuState {
+    cpuid: Vec<kvm_cpuid_entry2>,
+    /// Frequency of the time stamp counter in kHz, if KVM tells.
+    tsc_khz: Option<u32>,
+    mp_state: kvm_mp_state,
+    regs: kvm_regs,
+    sregs: kvm_sregs,
+    xsave: Box<kvm_xsave>,
+    xcrs: kvm_xcrs,
+    debug_regs: kvm_debugregs,
+    lapic: kvm_lapic_state,
+    msrs: Vec<kvm_msr_entry>,
+    events: kvm_vcpu_events,
+}
+
+/// The model-specific registers that a saved vCPU may have.
+pub fn msr_indices(kvm: &Kvm) -> Result<Vec<u32>, KvmError> {
+    let listed = kvm
+        .get_msr_index_list()
+        .map_err(KvmError::ioctl("list the model-specific registers"))?;
+    let mut indices = listed.as_slice().to_vec();
+    indices.extend(MEMORY_TYPES);
+    indices.sort_unstable();
+    indices.dedup();
+    Ok(indices)
+}
+
+impl VcpuState {
+    /// Reads a vCPU that is outside the guest and has nothing of an exit left to finish.
+    pub fn save(vcpu: &VcpuFd, msrs: &[u32]) -> Result<Self, KvmError> {
+        let read = "read the state of a vCPU";
+        let cpuid = vcpu
+            .get_cpuid2(KVM_MAX_CPUID_ENTRIES)
+            .map_err(KvmError::ioctl(read))?;
+        Ok(Self {
+            cpuid: cpuid.as_slice().to_vec(),
+            tsc_khz: vcpu.get_tsc_khz().ok(),
+            // Before the rest: it settles what the local APIC has pending.
+            mp_state: vcpu.get_mp_state().map_err(KvmError::ioctl(read))?,
+            regs: vcpu.get_regs().map_err(KvmError::ioctl(read))?,
+            sregs: vcpu.get_sregs().map_err(KvmError::ioctl(read))?,
+            xsave: Box::new(vcpu.get_xsave().map_err(KvmError::ioctl(read))?),
+            xcrs: vcpu.get_xcrs().map_err(KvmError::ioctl(read))?,
+            debug_regs: vcpu.get_debug_regs().map_err(KvmError::ioctl(read))?,
+            lapic: vcpu.get_lapic().map_err(KvmError::ioctl(read))?,
+            msrs: read_msrs(vcpu, msrs)?,
+            events: vcpu.get_vcpu_events().map_err(KvmError::ioctl(read))?,
+        })
+    }
+
+    /// Puts a new vCPU into this state. The order matters: what follows may depend on what went before.
+    pub fn restore(&self, vcpu: &VcpuFd) -> Result<(), KvmError> {
+        let write = "restore the state of a vCPU";
+        let cpuid = CpuId::from_entries(&self.cpuid).map_err(|_| KvmError::ioctl(write)(too_much()))?;
+        vcpu.set_cpuid2(&cpuid).map_err(KvmError::ioctl(write))?;
+        if let Some(khz) = self.tsc_khz
+            && vcpu.get_tsc_khz().ok() != Some(khz)
+        {
+            vcpu.set_tsc_khz(khz)
+                .map_err(KvmError::ioctl("give a vCPU the clock frequency that it had"))?;
+        }
+        vcpu.set_mp_state(self.mp_state).map_err(KvmError::ioctl(write))?;
+        vcpu.set_regs(&self.regs).map_err(KvmError::ioctl(write))?;
+        vcpu.set_sregs(&self.sregs).map_err(KvmError::ioctl(write))?;
+        // SAFETY: KVM reads more than the structure only if a feature with a larger state has been asked for, which
+        // this program never does.
+        unsafe { vcpu.set_xsave(&self.xsave) }.map_err(KvmError::ioctl(write))?;
+        vcpu.set_xcrs(&self.xcrs).map_err(KvmError::ioctl(write))?;
+        vcpu.set_debug_regs(&self.debug_regs)
+            .map_err(KvmError::ioctl(write))?;
+        vcpu.set_lapic(&self.lapic).map_err(KvmError::ioctl(write))?;
+        write_msrs(vcpu, &self.msrs)?;
+        vcpu.set_vcpu_events(&self.events).map_err(KvmError::ioctl(write))
+    }
+}
+
+fn too_much() -> kvm_ioctls::Error {
+    kvm_ioctls::Error::new(libc::E2BIG)
+}
+
+/// Reads those of `indices` that the vCPU has.
+fn read_msrs(vcpu: &VcpuFd, indices: &[u32]) -> Result<Vec<kvm_msr_entry>, KvmError> {
+    let failed = KvmError::ioctl("read the model-specific registers of a vCPU");
+    let mut found = Vec::with_capacity(indices.len());
+    let mut rest = indices;
+    while !rest.is_empty() {
+        let now: Vec<_> = rest.iter().take(CHUNK).map(|&index| entry(index, 0)).collect();
+        let Ok(mut msrs) = Msrs::from_entries(&now) else {
+            return Err(failed(too_much()));
+        };
+        let count = match vcpu.get_msrs(&mut msrs) {
+            Ok(count) => count,
+            Err(error) => return Err(failed(error)),
+        };
+        found.extend(msrs.as_slice().iter().take(count));
+        // KVM stops at the first that this vCPU does not have.
+        let done = count.saturating_add(usize::from(count < now.len()));
+        rest = rest.get(done..).unwrap_or_default();
+    }
+    Ok(found)
+}
+
+/// Writes those of `wanted` that are not so already: some of a new vCPU cannot be written at all.
+fn write_msrs(vcpu: &VcpuFd, wanted: &[kvm_msr_entry]) -> Result<(), KvmError> {
+    let indices: Vec<_> = wanted.iter().map(|entry| entry.index).collect();
+    let there = read_msrs(vcpu, &indices)?;
+    let same = |entry: &kvm_msr_entry| {
+        there
+            .iter()
+            .any(|known| (known.index, known.data) == (entry.index, entry.data))
+    };
+    let (last, first): (Vec<_>, Vec<_>) = wanted
+        .iter()
+        .filter(|wanted| !same(wanted))
+        .map(|wanted| entry(wanted.index, wanted.data))
+        .partition(|wanted| wanted.index == TSC_DEADLINE);
+    for entries in first.chunks(CHUNK).chain([last.as_slice()]) {
+        let failed = KvmError::ioctl("restore the model-specific registers of a vCPU");
+        let Ok(msrs) = Msrs::from_entries(entries) else {
+            return Err(failed(too_much()));
+        };
+        match vcpu.set_msrs(&msrs) {
+            Ok(count) => match entries.get(count) {
+                None => {}
+                Some(refused) => return Err(KvmError::Register { index: refused.index }),
+            },
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    Ok(())
+}
+
+fn entry(index: u32, data: u64) -> kvm_msr_entry {
+    kvm_msr_entry {
+        index,
+        data,
+        ..Default::default()
+    }
+}

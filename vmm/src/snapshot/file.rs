@@ -1,0 +1,111 @@
+//! The file with the state.
+
+use std::fs::File;
+use std::io::{BufWriter, Read, Write};
+use std::path::Path;
+
+use koya_api::config::{SnapshotLoad, VmConfig};
+use koya_api::json;
+
+use super::{SavedVm, SnapshotError};
+use crate::resources::open_file;
+
+/// The first line. Its number changes when older builds could not read what follows.
+const FORMAT: &str = "koya-snapshot 1\n";
+/// The most that is read: 32 vCPUs have about 2 MiB.
+const MOST: u64 = 16 << 20;
+
+impl SavedVm {
+    /// Writes it to `path`, which is replaced if it is there.
+    pub fn write(&self, path: &Path) -> Result<(), SnapshotError> {
+        let failed = |source| SnapshotError::Write {
+            path: path.to_owned(),
+            source,
+        };
+        let mut file = BufWriter::new(create(path)?);
+        file.write_all(FORMAT.as_bytes()).map_err(failed)?;
+        serde_json::to_writer(&mut file, self).map_err(|error| failed(error.into()))?;
+        file.flush().map_err(failed)
+    }
+
+    /// Reads and checks the one at `path`.
+    pub fn read(path: &Path) -> Result<Self, SnapshotError> {
+        let failed = |source| SnapshotError::Read {
+            path: path.to_owned(),
+            source,
+        };
+        let file = open_file("snapshot", "snapshot_path", path)
+            .map_err(|error| failed(std::io::Error::other(error)))?;
+        let length = file.metadata().map_err(failed)?.len();
+        if length > MOST {
+            return Err(SnapshotError::TooLarge {
+                path: path.to_owned(),
+                length,
+                most: MOST,
+            });
+        }
+        let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
+        file.take(MOST).read_to_end(&mut bytes).map_err(failed)?;
+        let Some(state) = bytes.strip_prefix(FORMAT.as_bytes()) else {
+            return Err(SnapshotError::NoSnapshot {
+                path: path.to_owned(),
+                expected: FORMAT.trim_end(),
+            });
+        };
+        let saved: Self = json::from_slice(state).map_err(|source| SnapshotError::Damaged {
+            path: path.to_owned(),
+            source,
+        })?;
+        saved.config.validate().map_err(SnapshotError::Impossible)?;
+        let configured = saved.config.machine_config.clone().unwrap_or_default().vcpu_count;
+        if saved.vcpus.len() != usize::from(configured) {
+            return Err(SnapshotError::Vcpus {
+                found: saved.vcpus.len(),
+                configured,
+            });
+        }
+        Ok(saved)
+    }
+
+    /// The devices to restore it with: those it had, with what `load` says otherwise.
+    pub fn devices_for(&self, load: &SnapshotLoad) -> Result<VmConfig, SnapshotError> {
+        let mut config = self.config.clone();
+        for wanted in &load.network_overrides {
+            let known = config
+                .network_interfaces
+                .iter_mut()
+                .find(|known| known.iface_id == wanted.iface_id);
+            let Some(known) = known else {
+                let id = &wanted.iface_id;
+                return Err(SnapshotError::NothingToOverride(format!(
+                    "network interface {id:?}"
+                )));
+            };
+            known.host_dev_name.clone_from(&wanted.host_dev_name);
+        }
+        if let Some(wanted) = &load.vsock_override {
+            let Some(known) = &mut config.vsock else {
+                return Err(SnapshotError::NothingToOverride("socket device".to_owned()));
+            };
+            known.uds_path.clone_from(&wanted.uds_path);
+        }
+        Ok(config)
+    }
+}
+
+/// A new, empty file for its owner alone, in the place of what is there.
+pub(super) fn create(path: &Path) -> Result<File, SnapshotError> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut options = File::options();
+    // Without O_NONBLOCK, opening a named pipe would wait for a reader.
+    options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC);
+    options.open(path).map_err(|source| SnapshotError::Write {
+        path: path.to_owned(),
+        source,
+    })
+}

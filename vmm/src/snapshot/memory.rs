@@ -1,0 +1,124 @@
+//! The file with the memory.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use koya_devices::GuestRam;
+use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
+
+use super::SnapshotError;
+use super::file::create;
+
+/// What is looked at, and left out if it is all zeroes, at a time.
+const PAGE: usize = 4096;
+/// Pages between two writes at most.
+const BATCH: usize = 256;
+/// An entry of /proc/self/pagemap (Linux' Documentation/admin-guide/mm/pagemap.rst).
+const ENTRY: usize = 8;
+/// Bits of an entry: the page is in memory, or in swap space.
+const THERE: u64 = 1 << 63 | 1 << 62;
+
+/// Writes all of `memory` to `path`. The vCPUs and the devices stand still.
+pub fn write(memory: &GuestRam, path: &Path) -> Result<(), SnapshotError> {
+    let failed = |source| SnapshotError::Write {
+        path: path.to_owned(),
+        source,
+    };
+    let file = create(path)?;
+    let length = memory
+        .iter()
+        .map(GuestMemoryRegion::len)
+        .fold(0, u64::saturating_add);
+    file.set_len(length).map_err(failed)?;
+    let mut offset = 0;
+    for region in memory.iter() {
+        write_region(region, &file, offset).map_err(failed)?;
+        offset = offset.saturating_add(region.len());
+    }
+    Ok(())
+}
+
+fn write_region<R>(region: &R, file: &File, offset: u64) -> io::Result<()>
+where
+    R: GuestMemoryRegion + Bytes<MemoryRegionAddress, E = vm_memory::GuestMemoryError>,
+{
+    let mut touched = Touched::of(region);
+    let mut buffer = vec![0; PAGE.saturating_mul(BATCH)];
+    let mut at = 0;
+    while at < region.len() {
+        let left = usize::try_from(region.len().saturating_sub(at)).unwrap_or(usize::MAX);
+        let (batch, _) = buffer.split_at_mut(left.min(PAGE.saturating_mul(BATCH)));
+        let pages = batch.len().div_ceil(PAGE);
+        let there = touched.pages(at, pages);
+        if there.iter().any(|there| *there) {
+            let read = region.read_slice(batch, MemoryRegionAddress(at));
+            read.map_err(io::Error::other)?;
+            write_pages(batch, &there, file, offset.saturating_add(at))?;
+        }
+        at = at.saturating_add(u64::try_from(batch.len()).unwrap_or(u64::MAX));
+    }
+    Ok(())
+}
+
+/// Writes each run of pages that are there and not all zeroes.
+fn write_pages(batch: &[u8], there: &[bool], file: &File, offset: u64) -> io::Result<()> {
+    let mut from = 0;
+    let mut to = 0;
+    for (page, there) in batch.chunks(PAGE).zip(there) {
+        let end = page.len().saturating_add(to);
+        if *there && page.iter().any(|byte| *byte != 0) {
+            to = end;
+            continue;
+        }
+        write_run(batch, from, to, file, offset)?;
+        (from, to) = (end, end);
+    }
+    write_run(batch, from, to, file, offset)
+}
+
+fn write_run(batch: &[u8], from: usize, to: usize, file: &File, offset: u64) -> io::Result<()> {
+    let at = offset.saturating_add(u64::try_from(from).unwrap_or(u64::MAX));
+    file.write_all_at(batch.get(from..to).unwrap_or_default(), at)
+}
+
+fn page_number(address: u64) -> u64 {
+    address >> PAGE.trailing_zeros()
+}
+
+/// Which pages of a region have ever been touched. Reading the others would take memory for nothing.
+struct Touched {
+    /// Nothing: all of them may have contents.
+    map: Option<File>,
+    first: u64,
+}
+
+impl Touched {
+    fn of<R: GuestMemoryRegion>(region: &R) -> Self {
+        let host = region.get_host_address(MemoryRegionAddress(0)).ok();
+        let host = host.filter(|_| region.file_offset().is_none());
+        Self {
+            map: host.and_then(|_| File::open("/proc/self/pagemap").ok()),
+            first: page_number(host.map_or(0, |host| host.addr() as u64)),
+        }
+    }
+
+    /// Of the `count` pages from byte `at` of the region on.
+    fn pages(&mut self, at: u64, count: usize) -> Vec<bool> {
+        let mut entries = vec![0; count.saturating_mul(ENTRY)];
+        let page = self.first.saturating_add(page_number(at));
+        let read = self
+            .map
+            .as_ref()
+            .map(|map| map.read_exact_at(&mut entries, page.saturating_mul(ENTRY as u64)));
+        match read {
+            Some(Ok(())) => {
+                let entries = entries.chunks_exact(ENTRY);
+                let entry = |bytes: &[u8]| bytes.try_into().map_or(THERE, u64::from_ne_bytes);
+                entries.map(|bytes| entry(bytes) & THERE != 0).collect()
+            }
+            _ => vec![true; count],
+        }
+    }
+}
