@@ -4,6 +4,7 @@
 //! before the interrupt controller exists, only the local APICs live in the kernel, and nothing is registered
 //! that a guest may never use.
 
+pub mod clock;
 pub mod cpuid;
 pub mod doorbell;
 pub mod interrupt;

@@ -75,32 +75,50 @@ impl VcpuState {
 
     /// Puts a new vCPU into this state. The order matters: what follows may depend on what went before.
     pub fn restore(&self, vcpu: &VcpuFd) -> Result<(), KvmError> {
-        let write = "restore the state of a vCPU";
-        let cpuid = CpuId::from_entries(&self.cpuid).map_err(|_| KvmError::ioctl(write)(too_much()))?;
-        vcpu.set_cpuid2(&cpuid).map_err(KvmError::ioctl(write))?;
+        let failed = KvmError::ioctl;
+        let cpuid = CpuId::from_entries(&self.cpuid);
+        let cpuid = cpuid.map_err(|_| failed("restore the CPUID of a vCPU")(too_much()))?;
+        vcpu.set_cpuid2(&cpuid)
+            .map_err(failed("restore the CPUID of a vCPU"))?;
         if let Some(khz) = self.tsc_khz
             && vcpu.get_tsc_khz().ok() != Some(khz)
         {
             vcpu.set_tsc_khz(khz)
-                .map_err(KvmError::ioctl("give a vCPU the clock frequency that it had"))?;
+                .map_err(failed("give a vCPU the clock frequency that it had"))?;
         }
-        vcpu.set_mp_state(self.mp_state).map_err(KvmError::ioctl(write))?;
-        vcpu.set_regs(&self.regs).map_err(KvmError::ioctl(write))?;
-        vcpu.set_sregs(&self.sregs).map_err(KvmError::ioctl(write))?;
+        vcpu.set_mp_state(self.mp_state)
+            .map_err(failed("restore whether a vCPU runs"))?;
+        vcpu.set_regs(&self.regs)
+            .map_err(failed("restore the registers of a vCPU"))?;
+        vcpu.set_sregs(&self.sregs)
+            .map_err(failed("restore the special registers of a vCPU"))?;
         // SAFETY: KVM reads more than the structure only if a feature with a larger state has been asked for, which
         // this program never does.
-        unsafe { vcpu.set_xsave(&self.xsave) }.map_err(KvmError::ioctl(write))?;
-        vcpu.set_xcrs(&self.xcrs).map_err(KvmError::ioctl(write))?;
+        unsafe { vcpu.set_xsave(&self.xsave) }.map_err(failed("restore the extended state of a vCPU"))?;
+        // A processor without XSAVE has none, and KVM then takes none.
+        if self.xcrs.nr_xcrs != 0 {
+            vcpu.set_xcrs(&self.xcrs)
+                .map_err(failed("restore the extended control registers of a vCPU"))?;
+        }
         vcpu.set_debug_regs(&self.debug_regs)
-            .map_err(KvmError::ioctl(write))?;
-        vcpu.set_lapic(&self.lapic).map_err(KvmError::ioctl(write))?;
+            .map_err(failed("restore the debug registers of a vCPU"))?;
+        vcpu.set_lapic(&self.lapic)
+            .map_err(failed("restore the local APIC of a vCPU"))?;
         write_msrs(vcpu, &self.msrs)?;
-        vcpu.set_vcpu_events(&self.events).map_err(KvmError::ioctl(write))
+        vcpu.set_vcpu_events(&self.events)
+            .map_err(failed("restore the pending events of a vCPU"))
     }
 }
 
 fn too_much() -> kvm_ioctls::Error {
     kvm_ioctls::Error::new(libc::E2BIG)
+}
+
+/// Reads one register.
+pub(super) fn read_msr(vcpu: &VcpuFd, index: u32) -> Result<u64, KvmError> {
+    let found = read_msrs(vcpu, &[index])?;
+    let value = found.first().map(|entry| entry.data);
+    value.ok_or(KvmError::Register { index })
 }
 
 /// Reads those of `indices` that the vCPU has.

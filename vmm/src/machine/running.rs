@@ -13,6 +13,7 @@ use koya_devices::virtio::DeviceFault;
 use koya_devices::virtio::block::{BlockBackend, BlockError};
 
 use super::devices::{Devices, lock};
+use crate::kvm::clock::ClockState;
 use crate::kvm::state::{VcpuState, msr_indices};
 use crate::kvm::{KvmHost, Vm};
 use crate::metrics::Report;
@@ -81,14 +82,18 @@ impl Running {
         }
         let devices = self.devices.save().ok_or(SnapshotError::SharedFolders)?;
         let msrs = msr_indices(KvmHost::open()?.kvm())?;
-        let vcpus = self.vcpus.descriptors().iter().map(|vcpu| {
-            let vcpu = self.vm.vcpu_again(vcpu)?;
-            VcpuState::save(&vcpu, &msrs)
-        });
+        let vcpus = self.vcpus.descriptors().iter();
+        let vcpus: Vec<_> = vcpus
+            .map(|vcpu| self.vm.vcpu_again(vcpu))
+            .collect::<Result<_, _>>()?;
+        let states = vcpus.iter().map(|vcpu| VcpuState::save(vcpu, &msrs));
         let saved = SavedVm {
             config,
-            clock: self.vm.clock()?,
-            vcpus: vcpus.collect::<Result<_, _>>()?,
+            vcpus: states.collect::<Result<_, _>>()?,
+            clock: match vcpus.first() {
+                Some(first) => ClockState::save(&self.vm, first)?,
+                None => return Err(SnapshotError::NotPaused),
+            },
             devices,
         };
         snapshot::memory::write(&self.memory, memory)?;

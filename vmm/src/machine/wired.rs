@@ -225,7 +225,9 @@ impl Wired {
             state.restore(&vcpu)?;
             vcpus.push(vcpu);
         }
-        vm.set_clock(saved.clock)?;
+        if let Some(first) = vcpus.first() {
+            saved.clock.restore(vm, first)?;
+        }
         saved.devices.restore(&self.devices)?;
         Ok(self.bootable(vcpus))
     }

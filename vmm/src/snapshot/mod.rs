@@ -19,6 +19,7 @@ use koya_api::json::JsonError;
 use serde::{Deserialize, Serialize};
 
 use crate::kvm::KvmError;
+use crate::kvm::clock::ClockState;
 use crate::kvm::state::VcpuState;
 use crate::machine::SavedDevices;
 use crate::memory::MemoryError;
@@ -30,8 +31,8 @@ use crate::resources::open_file;
 pub struct SavedVm {
     /// What it was made of. Paths may lead elsewhere by the time it is loaded.
     pub config: VmConfig,
-    /// The guest's clock (kvmclock) in nanoseconds.
-    pub clock: u64,
+    /// The guest's clocks.
+    pub clock: ClockState,
     /// The vCPUs, in order.
     pub vcpus: Vec<VcpuState>,
     /// The devices.
