@@ -6,11 +6,9 @@
 use kvm_ioctls::VcpuFd;
 use serde::{Deserialize, Serialize};
 
-use super::state::read_msr;
+use super::state::{TSC, read_msr};
 use super::vm::{KvmError, Vm};
 
-/// IA32_TIME_STAMP_COUNTER.
-const TSC: u32 = 0x10;
 /// How often the pair is read; the closest counts.
 const ATTEMPTS: u32 = 5;
 

@@ -11,6 +11,8 @@ use super::vm::KvmError;
 
 /// Model-specific registers in one call of KVM, which takes 256.
 const CHUNK: usize = 256;
+/// IA32_TIME_STAMP_COUNTER.
+pub(super) const TSC: u32 = 0x10;
 /// IA32_TSC_DEADLINE: arms the timer of the local APIC, whose mode and clock must be there already.
 const TSC_DEADLINE: u32 = 0x6e0;
 /// Memory types of ranges (Intel SDM vol. 3, §12.11.2), which KVM's list leaves out: eight ranges, the fixed ones, and the
@@ -71,6 +73,29 @@ impl VcpuState {
             msrs: read_msrs(vcpu, msrs)?,
             events: vcpu.get_vcpu_events().map_err(KvmError::ioctl(read))?,
         })
+    }
+
+    /// Gives every vCPU the time stamp counter of the first: they were read one after the other, while the counters went
+    /// on, and KVM takes what it is given. Counters that the guest itself has set further apart stay so.
+    pub fn align_counters(vcpus: &mut [Self]) {
+        let Some((first, others)) = vcpus.split_first_mut() else {
+            return;
+        };
+        let second = first.tsc_khz.map_or(0, |khz| u64::from(khz).saturating_mul(1000));
+        let counter = |state: &Self| state.msrs.iter().position(|entry| entry.index == TSC);
+        let Some(tsc) = counter(first)
+            .and_then(|place| first.msrs.get(place))
+            .map(|entry| entry.data)
+        else {
+            return;
+        };
+        for other in others {
+            if let Some(entry) = counter(other).and_then(|place| other.msrs.get_mut(place))
+                && entry.data.abs_diff(tsc) < second
+            {
+                entry.data = tsc;
+            }
+        }
     }
 
     /// Puts a new vCPU into this state. The order matters: what follows may depend on what went before.

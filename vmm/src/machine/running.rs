@@ -87,9 +87,11 @@ impl Running {
             .map(|vcpu| self.vm.vcpu_again(vcpu))
             .collect::<Result<_, _>>()?;
         let states = vcpus.iter().map(|vcpu| VcpuState::save(vcpu, &msrs));
+        let mut states = states.collect::<Result<Vec<_>, _>>()?;
+        VcpuState::align_counters(&mut states);
         let saved = SavedVm {
             config,
-            vcpus: states.collect::<Result<_, _>>()?,
+            vcpus: states,
             clock: match vcpus.first() {
                 Some(first) => ClockState::save(&self.vm, first)?,
                 None => return Err(SnapshotError::NotPaused),
