@@ -7,14 +7,14 @@
 #define DATA_READY 1
 
 void guest_main(const struct start_info *info) {
-    unsigned count = find_devices(info);
-
     for (;;) {
         say("tour: ready\n");
         while (!(in8(LINE_STATUS) & DATA_READY))
             ;
         if (in8(COM1) == 'q')
             break;
+        // There may be more of them than before, after a restore.
+        unsigned count = find_devices(info);
         for (unsigned i = 0; i < count; i++)
             tour(&devices[i]);
     }

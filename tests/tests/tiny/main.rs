@@ -18,6 +18,7 @@ mod console;
 mod endings;
 mod hostile;
 mod leftovers;
+mod snapshot;
 mod support;
 mod terminal;
 mod vcpus;

@@ -178,6 +178,21 @@ fn the_real_server_answers_as_openapi_yaml_says() {
         witness.works(method, template, id, Some(&body));
         witness.reads();
     }
+    // Of a guest without a shared folder, which cannot be frozen.
+    witness.monitor = Monitor::running("echo", "");
+    let pause = json!({ "state": "Paused" });
+    witness.works(Method::Patch, "/vm", "", Some(&pause));
+    let (state, memory) = (file("state"), file("memory"));
+    let create = json!({ "snapshot_type": "Full", "snapshot_path": state, "mem_file_path": memory });
+    witness.works(Method::Put, "/snapshot/create", "", Some(&create));
+    witness.monitor = Monitor::start();
+    let load = json!({
+        "snapshot_path": state,
+        "mem_backend": { "backend_type": "File", "backend_path": memory },
+        "track_dirty_pages": true,
+    });
+    witness.works(Method::Put, "/snapshot/load", "", Some(&load));
+    witness.reads();
     // Every operation was seen to work, and to be refused.
     assert_eq!(witness.succeeded, operations);
     assert_eq!(witness.refused, operations);
