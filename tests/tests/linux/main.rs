@@ -30,6 +30,7 @@ mod podman;
 mod prepared;
 mod report;
 mod running;
+mod snapshot;
 mod support;
 mod systemd;
 mod vsock;
