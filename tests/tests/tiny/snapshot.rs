@@ -371,6 +371,10 @@ fn what_is_no_snapshot_is_refused() {
             changed("/devices/ioapic/entries", json!([1])),
             "a table of 24 entries",
         ),
+        (
+            changed("/vcpus/0/regs", json!([1, 2, 3])),
+            "the saved `regs` of a vCPU has 3 bytes",
+        ),
         (changed("/devices/serial/version", json!(7)), "format version 7"),
     ] {
         fs::write(files.state(), contents).unwrap();

@@ -46,6 +46,14 @@ pub enum KvmError {
         /// Why not.
         source: kvm_ioctls::Error,
     },
+    /// A structure of a snapshot that is another one here.
+    #[error("the saved `{name}` of a vCPU has {length} bytes, which is not what this host's has")]
+    Saved {
+        /// Which.
+        name: &'static str,
+        /// Its length.
+        length: usize,
+    },
     /// A register of a snapshot that this host's processors do not have, or not with this value.
     #[error(
         "this host does not take the saved value of the model-specific register {index:#x}: was the snapshot made on another kind of processor?"

@@ -1,7 +1,7 @@
 //! The file with the state.
 
 use std::fs::File;
-use std::io::{BufWriter, Read, Write};
+use std::io::{Read, Write};
 use std::path::Path;
 
 use koya_api::config::{SnapshotLoad, VmConfig};
@@ -22,10 +22,11 @@ impl SavedVm {
             path: path.to_owned(),
             source,
         };
-        let mut file = BufWriter::new(create(path)?);
+        // In one piece, so that the program has the code for it once.
+        let state = serde_json::to_vec(self).map_err(|error| failed(error.into()))?;
+        let mut file = create(path)?;
         file.write_all(FORMAT.as_bytes()).map_err(failed)?;
-        serde_json::to_writer(&mut file, self).map_err(|error| failed(error.into()))?;
-        file.flush().map_err(failed)
+        file.write_all(&state).map_err(failed)
     }
 
     /// Reads and checks the one at `path`.

@@ -16,6 +16,7 @@ pub mod disk;
 pub mod doorbell;
 pub mod exit;
 pub mod first_byte;
+pub mod fork;
 pub mod memory;
 pub mod network;
 pub mod ports;
@@ -103,6 +104,7 @@ pub trait Measurement {
 pub fn local() -> Vec<Box<dyn Measurement>> {
     vec![
         Box::new(first_byte::FirstByte),
+        Box::new(fork::Fork),
         Box::new(exit::Exit),
         Box::new(memory::PeakMemory),
         Box::new(binary_size::BinarySize),
