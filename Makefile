@@ -50,11 +50,11 @@ fmt: ## format the code
 bench: packages release tiny ## measure against QEMU on this host; writes bench-results/
 	@tests/bench "$(vmm)"
 
-install: packages release ## install for all users, with guest kernel and virtiofsd (PREFIX, DESTDIR)
-	@kernel=$$(resources/kernel/build); virtiofsd=$$(resources/virtiofsd/build); \
+install: packages release ## install for all users, with guest kernel, virtiofsd and netavark (PREFIX, DESTDIR)
+	@kernel=$$(resources/kernel/build); virtiofsd=$$(resources/virtiofsd/build); netavark=$$(resources/netavark/build); \
 	cd "$(dir $(vmm))"; \
 	install -D -t "$(DESTDIR)$(PREFIX)/bin" $(programs); \
-	install -D -t "$(DESTDIR)$(PREFIX)/lib/koya" koya-agent "$$virtiofsd"; \
+	install -D -t "$(DESTDIR)$(PREFIX)/lib/koya" koya-agent "$$virtiofsd" "$$netavark"; \
 	install -D -m 644 "$$kernel" "$(DESTDIR)$(PREFIX)/lib/koya/vmlinux"
 	@echo "installed in $(DESTDIR)$(PREFIX): $(programs)"
 

@@ -5,6 +5,8 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use koya_sandbox::parts::Parts;
+
 use crate::home::Home;
 
 /// Longest file that is read: /proc/cpuinfo of a large machine and a kernel's modules.dep fit.
@@ -18,7 +20,7 @@ pub struct Host {
     pub user: u32,
     /// Where images and containers are kept, if that is known.
     pub home: Option<PathBuf>,
-    /// The netavark that the user names.
+    /// The netavark that the user names, or Koya's own.
     pub netavark: Option<PathBuf>,
 }
 
@@ -30,7 +32,10 @@ impl Host {
             root: "/".into(),
             user: rustix::process::geteuid().as_raw(),
             home: home.map(|home| home.folder().to_owned()),
-            netavark: env::var_os("KOYA_NETAVARK").map(PathBuf::from),
+            netavark: match env::var_os("KOYA_NETAVARK") {
+                Some(path) => Some(path.into()),
+                None => Parts::find_netavark().ok(),
+            },
         }
     }
 

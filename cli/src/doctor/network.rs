@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use koya_sandbox::network::NETAVARK_FOLDERS;
+use koya_sandbox::network::{FIREWALLD, NETAVARK_FOLDERS};
 use rustix::fs::{Access, access};
 use serde::Deserialize;
 
@@ -42,7 +42,14 @@ const NFTABLES: [Part; 6] = [
     ("nft_masq", "NFT_MASQ"),
     ("nft_fib_inet", "NFT_FIB_INET"),
 ];
-/// Matches and targets of its iptables driver.
+/// Rules of Koya's own, by iptables.
+const OWN: [Part; 4] = [
+    ("xt_conntrack", "NETFILTER_XT_MATCH_CONNTRACK"),
+    ("xt_addrtype", "NETFILTER_XT_MATCH_ADDRTYPE"),
+    ("xt_nat", "NETFILTER_XT_NAT"),
+    ("xt_MASQUERADE", "NETFILTER_XT_TARGET_MASQUERADE"),
+];
+/// Matches and targets of netavark's iptables driver.
 const XTABLES: [Part; 6] = [
     ("xt_conntrack", "NETFILTER_XT_MATCH_CONNTRACK"),
     ("xt_comment", "NETFILTER_XT_MATCH_COMMENT"),
@@ -83,7 +90,7 @@ pub fn all(host: &Host, kernel: &Kernel) -> Vec<Finding> {
         rights(host),
         tun(host, host.open("/dev/net/tun")),
         netavark(found.as_ref()),
-        dns(found.as_ref()),
+        dns(host, found.as_ref()),
     ];
     findings.extend(firewall(host, kernel, driver.unwrap_or_default()));
     findings.extend([
@@ -156,14 +163,15 @@ fn netavark(found: Option<&Netavark>) -> Finding {
     }
 }
 
-/// It is looked for where netavark is.
-fn dns(netavark: Option<&Netavark>) -> Finding {
+/// It is looked for where netavark is, then where distributions put it.
+fn dns(host: &Host, netavark: Option<&Netavark>) -> Finding {
     const CHECK: &str = "aardvark-dns";
-    let place = netavark.map(|netavark| netavark.path.with_file_name(CHECK));
+    let beside = netavark.map(|netavark| netavark.path.with_file_name(CHECK));
+    let place = beside.filter(|place| place.is_file());
     let fix = "apt-get install aardvark-dns";
-    match place.filter(|place| place.is_file()) {
+    match place.or_else(|| host.program(&NETAVARK_FOLDERS, CHECK)) {
         None => {
-            let found = "is not beside netavark: containers do not find each other by name";
+            let found = "is not there: containers do not find each other by name";
             Finding::warning(CHECK, found, fix)
         }
         Some(path) => match programs::ask(&path, "--version") {
@@ -176,10 +184,23 @@ fn dns(netavark: Option<&Netavark>) -> Finding {
     }
 }
 
-/// The program with which netavark makes its rules, and what that needs of the kernel.
+/// The program by which rules are made, Koya's or netavark's, and what that needs of the kernel.
 fn firewall(host: &Host, kernel: &Kernel, driver: &str) -> [Finding; 2] {
     const CHECK: &str = "firewall";
     const RULES: &str = "firewall rules";
+    let restore = host.program(&SYSTEM, "iptables-restore");
+    if let Some(program) = restore.filter(|_| !driver.is_empty() && !is_firewalld_there(host)) {
+        let base = if is_legacy(&program) {
+            &LEGACY_BASE[..]
+        } else {
+            &NFT_BASE
+        };
+        let found = format!("{}; Koya makes the rules", program.display());
+        return [
+            Finding::ok(CHECK, found),
+            kernel.check(RULES, "networks", &[base, &OWN].concat()),
+        ];
+    }
     let (name, package) = match driver {
         "nftables" => ("nft", "nftables"),
         "none" => {
@@ -211,9 +232,16 @@ fn firewall(host: &Host, kernel: &Kernel, driver: &str) -> [Finding; 2] {
         ("iptables", [&NFT_BASE[..], &XTABLES].concat())
     };
     [
-        Finding::ok(CHECK, format!("{kind}, {}", program.display())),
+        Finding::ok(
+            CHECK,
+            format!("{kind}, {}; netavark makes the rules", program.display()),
+        ),
         kernel.check(RULES, "networks", &parts),
     ]
+}
+
+fn is_firewalld_there(host: &Host) -> bool {
+    FIREWALLD.iter().any(|path| host.has(path))
 }
 
 /// Whether it makes rules by the kernel's older interface: a link leads to the program of that kind.
@@ -338,6 +366,33 @@ mod tests {
     }
 
     #[test]
+    fn koya_makes_the_rules_where_netavark_can_do_without() {
+        const RESTORE: &str = "/usr/sbin/iptables-restore";
+        let maker = |version: &str, firewalld: bool, without: &str| {
+            let mut fake = host(version, without).with_program(RESTORE, "");
+            if firewalld {
+                fake = fake.with("/run/firewalld.pid", "1\n");
+            }
+            let host = fake.host();
+            let mut findings = all(&host, &Kernel::of(&host)).into_iter();
+            let found = findings.find(|finding| finding.check == "firewall").unwrap();
+            (
+                found.found.ends_with("Koya makes the rules"),
+                warnings(&fake).len(),
+            )
+        };
+        let (old, new) = (
+            r#"{"version": "1.4.0"}"#,
+            r#"{"version": "2.1.0", "default_fw_driver": "nftables"}"#,
+        );
+        assert_eq!(maker(new, false, ""), (true, 0));
+        assert_eq!(maker(new, false, "nft_masq"), (true, 0));
+        assert_eq!(maker(new, false, "xt_addrtype"), (true, 1));
+        assert_eq!(maker(new, true, ""), (false, 0));
+        assert_eq!(maker(old, false, ""), (false, 0));
+    }
+
+    #[test]
     fn the_older_iptables_needs_other_modules() {
         let fake = host(r#"{"version": "1.4.0"}"#, "/usr/sbin/iptables")
             .with_program("/usr/sbin/xtables-legacy-multi", "");
@@ -365,10 +420,10 @@ mod tests {
     }
 
     #[test]
-    fn netavark_brings_its_companion() {
+    fn a_netavark_that_is_not_there_or_broken_is_named() {
         let found = warnings(&host("", PROGRAM));
         let names: Vec<_> = found.iter().map(|finding| finding.check).collect();
-        assert_eq!(names, ["netavark", "aardvark-dns"]);
+        assert_eq!(names, ["netavark"]);
         assert!(found[0].fix.as_ref().unwrap().contains("netavark aardvark-dns"));
         let broken = warnings(&host("Segmentation fault", ""));
         assert!(

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use super::definition::{DEFAULT, NONE, Network};
 use super::error::file;
+use super::firewall::Rules;
 use super::namespace::Namespace;
 use super::netavark::{self, Answer, Netavark, Verb};
 use super::records::{Lock, forget};
@@ -21,7 +22,7 @@ impl Networks {
         if !host::is_root() {
             return Some(NetworkError::Rootless);
         }
-        Netavark::find(&self.run).err()
+        netavark::find().err()
     }
 
     /// Makes the namespace of a microVM with `cards` network cards: at most one for each network of each of its
@@ -79,6 +80,8 @@ impl Networks {
             search: Vec::new(),
             netns: None,
             options: serde_json::Value::Null,
+            builder: None,
+            rules: None,
         };
         if names.is_empty() {
             self.save_attached(&attached)?;
@@ -87,18 +90,19 @@ impl Networks {
         if !host::is_root() {
             return Err(NetworkError::Rootless);
         }
-        let netavark = Netavark::find(&self.run)?;
         let others = self.make_way(&lock, vm, request)?;
+        let mut netavark = Netavark::find(&self.run, &others)?;
         let networks = self.usable(&names, &lock)?;
         let cards = self.free_cards(vm, &others, names.len())?;
         attached.ports = ports::publish(&request.ports, &published(&others))?;
         let links = self.links(&lock, &networks, &cards, &others)?;
-        attached.options = netavark::options(id, request, &links, &attached.ports, netavark.has_dns);
+        attached.options = netavark::options(id, request, &links, &attached.ports, netavark.has_dns());
         let questions = names::questions(id, &links);
-        attached.links = links.into_iter().map(|(_, link)| link).collect();
+        attached.links = links.iter().map(|(_, link)| link.clone()).collect();
         attached.netns = Some(self.netns(vm));
-        self.save_attached(&attached)?;
-        let up = set_up(&netavark, &mut attached).and_then(|()| netavark.await_names(&questions));
+        let up = self
+            .build(&mut netavark, &mut attached, &links)
+            .and_then(|()| netavark.await_names(&questions));
         match up {
             Ok(()) => {
                 self.save_attached(&attached)?;
@@ -196,7 +200,10 @@ impl Networks {
 
     pub(super) fn detach_known(&self, _: &Lock, attached: &Attached) -> Result<(), NetworkError> {
         if let Some(netns) = &attached.netns {
-            let netavark = Netavark::find(&self.run)?;
+            let netavark = Netavark::that_made(&self.run, attached)?;
+            if let Some(rules) = &attached.rules {
+                rules.remove(&attached.id, &self.others(&attached.id)?)?;
+            }
             // Somebody may have removed the namespace; the rules on the host are there all the same.
             let (namespace, lost) = match Namespace::open(netns) {
                 Ok(namespace) => (namespace, false),
@@ -214,6 +221,41 @@ impl Networks {
             }
         }
         self.forget_attached(&attached.id)
+    }
+
+    /// Makes what a container is to have, and has noted before how that is removed.
+    fn build(
+        &self,
+        netavark: &mut Netavark,
+        attached: &mut Attached,
+        links: &[(Network, Link)],
+    ) -> Result<(), NetworkError> {
+        let note = |attached: &mut Attached, netavark: &Netavark| {
+            let by = netavark.builder().clone();
+            attached.rules = (!by.makes_rules).then(|| Rules::of(links, &attached.ports));
+            attached.builder = Some(by);
+            self.save_attached(attached)
+        };
+        note(attached, netavark)?;
+        match set_up(netavark, attached) {
+            Err(NetworkError::OwnRules) => {
+                netavark.make_rules();
+                note(attached, netavark)?;
+                set_up(netavark, attached)?;
+            }
+            outcome => outcome?,
+        }
+        let Some(rules) = &mut attached.rules else {
+            return Ok(());
+        };
+        let around = (&*self.others(&attached.id)?, &*self.all_networks()?);
+        rules.make(&attached.id, links, &attached.ports, around)
+    }
+
+    fn others(&self, id: &str) -> Result<Vec<Attached>, NetworkError> {
+        let mut others = self.all_attached()?;
+        others.retain(|other| other.id != id);
+        Ok(others)
     }
 
     /// One card and one address of each subnet for each network.

@@ -7,6 +7,8 @@ use koya_proto::v1;
 use serde::{Deserialize, Serialize};
 
 use super::address::Mac;
+use super::firewall::Rules;
+use super::netavark::Builder;
 use super::ports::{PortMapping, Published};
 use super::takeover::{Spare, Taken};
 use super::{Namespace, NamespaceError};
@@ -101,9 +103,24 @@ pub struct Attached {
     pub(super) netns: Option<PathBuf>,
     /// What netavark was, and is to be, told.
     pub(super) options: serde_json::Value,
+    /// By what it was attached; a distribution's netavark, if that is not said.
+    #[serde(default)]
+    pub(super) builder: Option<Builder>,
+    /// Its rules of the packet filter, unless netavark has made them.
+    #[serde(default)]
+    pub(super) rules: Option<Rules>,
 }
 
 impl Attached {
+    pub(super) fn builder(&self) -> Option<Builder> {
+        let netns = self.netns.as_ref();
+        netns.and_then(|_| self.builder.clone().or_else(Builder::of_old))
+    }
+
+    pub(super) fn rules(&self) -> Option<&Rules> {
+        self.rules.as_ref()
+    }
+
     /// The namespace that its interfaces are in.
     pub fn netns(&self) -> Option<&Path> {
         self.netns.as_deref()

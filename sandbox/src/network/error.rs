@@ -7,8 +7,10 @@ use std::path::PathBuf;
 use super::address::{AddressError, Cidr};
 use super::definition::{DEFAULT, MAX_NAME};
 use super::namespace::NamespaceError;
+use super::netavark::FOLDERS;
 use super::ports::PortError;
 use super::takeover::TakeoverError;
+use crate::parts::PartsError;
 
 /// A network cannot be made, used or removed.
 #[derive(Debug, thiserror::Error)]
@@ -149,12 +151,14 @@ pub enum NetworkError {
     },
     /// The program is missing.
     #[error(
-        "cannot find netavark in {looked}; install it (apt-get install netavark aardvark-dns), or set KOYA_NETAVARK"
+        "cannot find netavark: it is neither beside this program nor in {}; install it (apt-get install netavark aardvark-dns), \
+         or set KOYA_NETAVARK",
+        FOLDERS.join(", ")
     )]
-    NoNetavark {
-        /// Where it was looked for.
-        looked: String,
-    },
+    NoNetavark,
+    /// The one that is named is not there.
+    #[error(transparent)]
+    Part(#[from] PartsError),
     /// It cannot be run.
     #[error("cannot run {program:?}")]
     Run {
@@ -166,6 +170,17 @@ pub enum NetworkError {
     /// It failed.
     #[error("netavark failed: {0}")]
     Netavark(String),
+    /// It makes rules of the packet filter by itself, or does nothing.
+    #[error("this netavark makes rules of its own")]
+    OwnRules,
+    /// Rules of the packet filter.
+    #[error("cannot change rules of the packet filter: {program}: {words}")]
+    Rules {
+        /// Which program.
+        program: &'static str,
+        /// What it says.
+        words: String,
+    },
     /// Names of containers are not answered.
     #[error(
         "the name server of containers did not answer at {server} for {seconds} s; if another one has that address (`ss -lnup`), \
@@ -178,8 +193,13 @@ pub enum NetworkError {
         seconds: u64,
     },
     /// It hangs.
-    #[error("netavark was not done after {0} s; it was ended")]
-    Slow(u64),
+    #[error("{program:?} was not done after {seconds} s; it was ended")]
+    Slow {
+        /// Which program.
+        program: PathBuf,
+        /// How long it had.
+        seconds: u64,
+    },
 }
 
 /// What went wrong with a file.

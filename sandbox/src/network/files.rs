@@ -154,6 +154,8 @@ mod tests {
             search: Vec::new(),
             netns: None,
             options: serde_json::Value::Null,
+            builder: None,
+            rules: None,
         }
     }
 

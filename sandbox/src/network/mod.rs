@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  Networks::prepare ─► a namespace for a microVM, with a tap for each of its cards ─► koya-vmm, started in it
-//!  Networks::attach  ─► netavark: bridge, veth, rules, DNS ─► takeover: veth ◄─tc─► tap ─► Attached ─► the agent
+//!  Networks::attach  ─► netavark: bridge, veth, DNS ─► firewall ─► takeover: veth ◄─tc─► tap ─► Attached ─► the agent
 //! ```
 //!
 //! A network is never invented here: somebody prepares a network namespace, and it is taken over as it is (see
@@ -26,6 +26,7 @@ mod attached;
 mod definition;
 mod error;
 mod files;
+mod firewall;
 mod host;
 mod lease;
 mod left;
@@ -34,6 +35,7 @@ mod namespace;
 mod netavark;
 mod netlink;
 mod ports;
+mod program;
 mod records;
 pub mod resolver;
 pub mod takeover;
@@ -45,6 +47,7 @@ pub use address::{AddressError, Cidr, Mac};
 pub use attached::{Attached, Link, NetworkRequest, VmNetwork};
 pub use definition::{DEFAULT, Network, NewNetwork, Subnet};
 pub use error::NetworkError;
+pub use firewall::FIREWALLD;
 pub use namespace::{Namespace, NamespaceError};
 pub use netavark::FOLDERS as NETAVARK_FOLDERS;
 pub use ports::{PortError, PortMapping, PortRange, Protocol, Published};

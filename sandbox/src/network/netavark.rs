@@ -4,26 +4,20 @@
 //! container's names. Which addresses are free is for its caller to know.
 
 use std::collections::BTreeMap;
-use std::env;
-use std::fs::{self, File};
-use std::io::{self, Read, Seek, Write};
+use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::Command;
 
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::{MemfdFlags, memfd_create};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::definition::Network;
 use super::error::file;
 use super::names::{NameServer, Question};
 use super::ports::Published;
-use super::{Link, NetworkError, NetworkRequest, records};
+use super::{Attached, Link, NetworkError, NetworkRequest, firewall, program, records};
+use crate::parts::{Parts, PartsError};
 
 /// Where distributions put it.
 pub const FOLDERS: [&str; 4] = [
@@ -32,25 +26,31 @@ pub const FOLDERS: [&str; 4] = [
     "/usr/lib/podman",
     "/usr/bin",
 ];
-/// Names it instead.
-const VARIABLE: &str = "KOYA_NETAVARK";
-/// How long it may take. A tenth of a second is usual.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Between two looks at it.
-const PAUSE: Duration = Duration::from_millis(2);
-/// Longest answer that is read.
-const MAX_ANSWER: u64 = 1 << 20;
+/// Its companion.
+const NAME_SERVER: &str = "aardvark-dns";
+/// Which rules it is to make, for versions of all ages, and what those answer that cannot do without.
+const RULES: (&str, &str) = ("NETAVARK_FW", "none");
+const NOT_WITHOUT_RULES: &str = "valid firewall backend";
 /// The metric of the first network's default route; each further one's is larger by one.
 const METRIC: usize = 100;
 
 /// It and its companion.
 #[derive(Debug)]
 pub(super) struct Netavark {
-    program: PathBuf,
+    by: Builder,
+    name_server: Option<PathBuf>,
     /// Where it and aardvark-dns keep what they know.
     config: PathBuf,
-    /// Whether names are looked up at all.
-    pub(super) has_dns: bool,
+}
+
+/// By what a container was attached, which is what it is detached by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Builder {
+    /// Which netavark.
+    program: PathBuf,
+    /// Whether that makes the rules of the packet filter, too.
+    pub(super) makes_rules: bool,
 }
 
 /// What it is to do.
@@ -71,26 +71,89 @@ pub(super) struct Status {
 /// Its answers, by network.
 pub(super) type Answer = BTreeMap<String, Status>;
 
+/// The first netavark there is: the one that is named, Koya's own, or a distribution's.
+///
+/// # Errors
+/// [`NetworkError::NoNetavark`], [`NetworkError::Part`]
+pub(super) fn find() -> Result<PathBuf, NetworkError> {
+    match Parts::find_netavark() {
+        Err(PartsError::Missing { .. }) => of_distribution("netavark").ok_or(NetworkError::NoNetavark),
+        other => Ok(other?),
+    }
+}
+
+/// The program aardvark-dns that goes with a netavark: the one beside it, or a distribution's.
+fn name_server_of(netavark: &Path) -> Option<PathBuf> {
+    let beside = netavark.with_file_name(NAME_SERVER);
+    match beside.is_file() {
+        true => Some(beside),
+        false => of_distribution(NAME_SERVER),
+    }
+}
+
+fn of_distribution(name: &str) -> Option<PathBuf> {
+    let mut places = FOLDERS.iter().map(|folder| Path::new(folder).join(name));
+    places.find(|place| place.is_file())
+}
+
+impl Builder {
+    /// That of containers of which it was not noted: a distribution's.
+    pub(super) fn of_old() -> Option<Self> {
+        Some(Self {
+            program: of_distribution("netavark")?,
+            makes_rules: true,
+        })
+    }
+}
+
 impl Netavark {
-    pub(super) fn find(run: &Path) -> Result<Self, NetworkError> {
-        let places: Vec<PathBuf> = match env::var_os(VARIABLE) {
-            Some(path) => vec![path.into()],
-            None => FOLDERS.map(|folder| Path::new(folder).join("netavark")).to_vec(),
+    /// The one by which containers are attached now: the others' while there are some, so that no network is made by two.
+    pub(super) fn find(run: &Path, others: &[Attached]) -> Result<Self, NetworkError> {
+        let mut others = others.iter().filter_map(Attached::builder);
+        let by = match others.find(|by| by.program.is_file()) {
+            Some(by) => by,
+            None => Builder {
+                program: find()?,
+                makes_rules: !firewall::is_ours(),
+            },
         };
-        let program = places.iter().find(|place| place.is_file()).cloned();
-        let program = program.ok_or_else(|| NetworkError::NoNetavark {
-            looked: places
-                .iter()
-                .map(|place| place.display().to_string())
-                .collect::<Vec<_>>()
-                .join(", "),
-        })?;
+        Self::of(run, by)
+    }
+
+    /// The one by which a container was attached, or another if that is not there any more.
+    pub(super) fn that_made(run: &Path, attached: &Attached) -> Result<Self, NetworkError> {
+        let by = attached.builder().filter(|by| by.program.is_file());
+        match by {
+            Some(by) => Self::of(run, by),
+            None => Self::find(run, &[]).map(|mut other| {
+                other.by.makes_rules = attached.rules().is_none();
+                other
+            }),
+        }
+    }
+
+    fn of(run: &Path, by: Builder) -> Result<Self, NetworkError> {
         fs::create_dir_all(run).map_err(file(run))?;
         Ok(Self {
-            has_dns: program.with_file_name("aardvark-dns").is_file(),
+            name_server: name_server_of(&by.program),
             config: run.to_owned(),
-            program,
+            by,
         })
+    }
+
+    /// Whether names are looked up at all.
+    pub(super) fn has_dns(&self) -> bool {
+        self.name_server.is_some()
+    }
+
+    /// What is to be known of it for the end of what it makes.
+    pub(super) fn builder(&self) -> &Builder {
+        &self.by
+    }
+
+    /// Leaves the rules of the packet filter to it.
+    pub(super) fn make_rules(&mut self) {
+        self.by.makes_rules = true;
     }
 
     /// Runs it on a namespace. It gets all the time it needs, but not more than a minute.
@@ -107,94 +170,43 @@ impl Netavark {
     /// # Errors
     /// [`NetworkError::NoNames`]
     pub(super) fn await_names(&self, questions: &[Question]) -> Result<(), NetworkError> {
-        match self.has_dns {
+        match self.has_dns() {
             true => NameServer::of(&self.config).await_answers(questions),
             false => Ok(()),
         }
     }
 
     fn execute(&self, verb: Verb, netns: &Path, options: &Value) -> Result<Answer, NetworkError> {
-        let failed = |source| NetworkError::Run {
-            program: self.program.clone(),
-            source,
-        };
-        // A pipe would stay open as long as aardvark-dns runs, which it starts.
-        let mut input = memory().map_err(failed)?;
-        let (output, errors) = (memory().map_err(failed)?, memory().map_err(failed)?);
-        input
-            .write_all(options.to_string().as_bytes())
-            .and_then(|()| input.rewind())
-            .map_err(failed)?;
-        let mut command = Command::new(&self.program);
+        let mut command = Command::new(&self.by.program);
+        command.arg("--config").arg(&self.config);
+        if let Some(name_server) = &self.name_server {
+            command.arg("--aardvark-binary").arg(name_server);
+        }
+        if !self.by.makes_rules {
+            command.env(RULES.0, RULES.1);
+        }
         command
-            .arg("--config")
-            .arg(&self.config)
             .arg(match verb {
                 Verb::Setup => "setup",
                 Verb::Teardown => "teardown",
             })
-            .arg(netns)
-            // iptables is not in everybody's PATH. It is run some forty times, and found in the first place.
-            .env(
-                "PATH",
-                "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin",
-            )
-            .stdin(input)
-            .stdout(output.try_clone().map_err(failed)?)
-            .stderr(errors.try_clone().map_err(failed)?);
-        let mut child = command.spawn().map_err(failed)?;
-        let status = await_end(&mut child).map_err(failed)?;
-        let Some(status) = status else {
-            let _ = child.kill();
-            let _ = child.wait();
-            return Err(NetworkError::Slow(PATIENCE.as_secs()));
-        };
-        let output = text(output).map_err(failed)?;
-        if status.success() {
-            return Ok(serde_json::from_str(&output).unwrap_or_default());
+            .arg(netns);
+        let outcome = program::run(&mut command, &options.to_string())?;
+        if outcome.status.success() {
+            return Ok(serde_json::from_str(&outcome.output).unwrap_or_default());
         }
-        let words = complaint(&output)
-            .or_else(|| text(errors).ok()?.lines().last().map(str::to_owned))
-            .unwrap_or_else(|| status.to_string());
-        Err(NetworkError::Netavark(words))
-    }
-}
-
-/// Waits for a program, but not for ever; `None` if it has not ended by then.
-fn await_end(child: &mut Child) -> io::Result<Option<ExitStatus>> {
-    let end = pidfd_open(Pid::from_child(child), PidfdFlags::empty()).ok();
-    let start = Instant::now();
-    while start.elapsed() < PATIENCE {
-        if let Some(status) = child.try_wait()? {
-            return Ok(Some(status));
-        }
-        match &end {
-            Some(end) => {
-                let rest = PATIENCE.saturating_sub(start.elapsed()).try_into().ok();
-                let _ = poll(&mut [PollFd::new(end, PollFlags::IN)], rest.as_ref());
-            }
-            // A kernel without pidfd_open(2).
-            None => thread::sleep(PAUSE),
+        let words = complaint(&outcome.output).unwrap_or_else(|| outcome.last_words());
+        match !self.by.makes_rules && words.contains(NOT_WITHOUT_RULES) {
+            true => Err(NetworkError::OwnRules),
+            false => Err(NetworkError::Netavark(words)),
         }
     }
-    child.try_wait()
 }
 
 /// An error is an object with one member.
 fn complaint(output: &str) -> Option<String> {
     let value: Value = serde_json::from_str(output).ok()?;
     Some(value.get("error")?.as_str()?.to_owned())
-}
-
-fn memory() -> io::Result<File> {
-    Ok(File::from(memfd_create("netavark", MemfdFlags::CLOEXEC)?))
-}
-
-fn text(mut file: File) -> io::Result<String> {
-    let mut bytes = Vec::new();
-    file.rewind()?;
-    file.take(MAX_ANSWER).read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
 }
 
 /// What it is told about a container.

@@ -80,6 +80,15 @@ impl Guest {
         }
     }
 
+    /// One that is nobody's: whoever has this namespace.
+    pub fn of(namespace: Namespace) -> Self {
+        Self {
+            namespace,
+            stop: Arc::default(),
+            wires: Vec::new(),
+        }
+    }
+
     pub fn attempt(&self, line: &str) -> Result<String, String> {
         self.namespace.run(|| attempt(line)).unwrap()
     }
@@ -91,9 +100,14 @@ impl Guest {
 
     /// Listens on a port, and says a word to everybody who connects.
     pub fn serve(&self, port: u16, word: &'static str) {
+        self.serve_at(&format!("0.0.0.0:{port}"), word);
+    }
+
+    /// The same, at an address as well.
+    pub fn serve_at(&self, address: &str, word: &'static str) {
         let listener = self
             .namespace
-            .run(|| TcpListener::bind(("0.0.0.0", port)).unwrap())
+            .run(|| TcpListener::bind(address).unwrap())
             .unwrap();
         // Ends with the test's process.
         thread::spawn(move || {

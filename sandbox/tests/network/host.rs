@@ -61,7 +61,7 @@ impl Host {
     pub fn assert_clean(&self) {
         assert_eq!(links(), ["lo"]);
         let rules = run("iptables-save");
-        for trace in ["dport", "10.9", "fd00:", "NETAVARK-DN-"] {
+        for trace in ["dport", "10.9", "fd00:", "NETAVARK-DN-", "KOYA-"] {
             assert!(!rules.contains(trace), "{trace}: {rules}");
         }
         let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();

@@ -13,6 +13,7 @@
 
 mod attach;
 mod definitions;
+mod firewall;
 mod guest;
 mod host;
 mod left;

@@ -35,6 +35,9 @@ guest, containers and engines:
   --vcpus N                  1 to 32 (default: 1)
   --memory MIB               64 to 65536 (default: 512)
 
+containers only:
+  --netavark PATH            netavark (resources/netavark/build); otherwise the one that koya finds
+
 engines only:
   --virtiofsd PATH           virtiofsd (resources/virtiofsd/build)
   --at-once N                start no more than N pods at once, 1 to 1000 (default: all of them)
@@ -96,6 +99,8 @@ pub struct Options {
     pub disk: Option<PathBuf>,
     /// What serves files to guests.
     pub virtiofsd: Option<PathBuf>,
+    /// Which netavark `koya run` has.
+    pub netavark: Option<PathBuf>,
     /// Pods that are started at the same time, if not all.
     pub at_once: Option<usize>,
     /// Guest vCPUs.
@@ -153,6 +158,7 @@ impl Options {
             kernel: None,
             disk: None,
             virtiofsd: None,
+            netavark: None,
             at_once: None,
             vcpus: 1,
             memory_mib: 512,
@@ -173,6 +179,7 @@ impl Options {
             "--kernel" => self.kernel = Some(value.into()),
             "--disk" => self.disk = Some(value.into()),
             "--virtiofsd" => self.virtiofsd = Some(value.into()),
+            "--netavark" => self.netavark = Some(value.into()),
             "--at-once" => self.at_once = Some(number(name, value, 1, 1000)?),
             "--vcpus" => self.vcpus = number(name, value, 1, 32)?,
             "--memory" => self.memory_mib = number(name, value, 64, 65536)?,
@@ -289,6 +296,8 @@ mod tests {
         let some = parse("engines --only pods-10 --virtiofsd /v").unwrap().unwrap();
         assert!(some.wants(&["pods-1", "pods-10"]) && !some.wants(&["pods-1"]));
         assert_eq!(some.virtiofsd, Some("/v".into()));
+        let some = parse("containers --netavark /n").unwrap().unwrap();
+        assert_eq!(some.netavark, Some("/n".into()));
         assert!(parse("engines").unwrap().unwrap().wants(&["pods-1"]));
     }
 

@@ -43,6 +43,10 @@ impl Parts {
             put(&beside("koya"), "koya")?,
             put(&beside("koya-agent"), "koya-agent")?,
         );
+        // koya looks for it beside itself.
+        if let Some(netavark) = &options.netavark {
+            put(netavark, "netavark")?;
+        }
         let folder = |name: &str| scratch.join(name);
         tree::small(&folder("small"))?;
         tree::large(&folder("large"), &agent)?;
