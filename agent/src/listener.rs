@@ -24,6 +24,8 @@ pub struct Listener {
     vsock: bool,
     /// A port of the host that is called first.
     call: Cell<Option<u32>>,
+    /// What becomes of another such call before: see [`Self::before_call`].
+    rehearsal: Option<fn(OwnedFd)>,
 }
 
 impl Listener {
@@ -79,18 +81,33 @@ impl Listener {
         bind(socket.as_raw_fd(), address)?;
         listen(&socket, Backlog::new(BACKLOG)?)?;
         let vsock = family == AddressFamily::Vsock;
-        let call = Cell::new(None);
-        Ok(Self { socket, vsock, call })
+        Ok(Self {
+            socket,
+            vsock,
+            call: Cell::new(None),
+            rehearsal: None,
+        })
+    }
+
+    /// Has the host called twice, and this done with the first connection. The second one, made when it is done, is the one
+    /// that [`Self::accept`] answers.
+    pub fn before_call(&mut self, rehearsal: fn(OwnedFd)) {
+        self.rehearsal = Some(rehearsal);
     }
 
     /// The next connection; the first is the one to the host that waits for this
     /// agent, if there is one. On vsock, only of the host: a process of the guest
     /// could reach these ports through the loopback.
     pub fn accept(&self) -> io::Result<OwnedFd> {
-        if let Some(port) = self.call.take()
-            && let Ok(connection) = call_host(port)
-        {
-            return Ok(connection);
+        if let Some(port) = self.call.take() {
+            if let Some(rehearsal) = self.rehearsal
+                && let Ok(connection) = call_host(port)
+            {
+                rehearsal(connection);
+            }
+            if let Ok(connection) = call_host(port) {
+                return Ok(connection);
+            }
         }
         loop {
             let raw = accept4(self.socket.as_raw_fd(), SockFlag::SOCK_CLOEXEC)?;

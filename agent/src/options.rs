@@ -14,7 +14,8 @@ usage: koya-agent                    as PID 1: set up the guest, then serve on v
        koya-agent --listen-unix DIR  serve on DIR/rpc.sock and DIR/stream.sock, as an ordinary process of root
        koya-agent --version | --help
 
-As PID 1 it reads from the kernel command line: koya.hostname=NAME
+As PID 1 it reads from the kernel command line: koya.hostname=NAME; and
+koya.template, with which it waits to be forked
 ";
 
 /// Hidden verb under which the agent runs its own program as a helper.

@@ -56,7 +56,9 @@ pub const STREAM_PORT: u32 = 901;
 
 /// vsock port of the host that the agent connects to as soon as it listens, so that nobody has to ask again and again
 /// whether it does. The connection is one for RPC, as if the host had made it. It is the first thing that anybody in
-/// the guest can do, and a host takes one such connection only.
+/// the guest can do, and a host takes one such connection only. With `koya.template` on the kernel's command line there is
+/// one before, on which nothing is said: once it has ended, which it does when the guest goes on from a snapshot, the agent
+/// has the kernel look for new devices, and calls again.
 pub const CALL_PORT: u32 = 902;
 
 /// File names of the two sockets when the agent listens on unix sockets.

@@ -6,6 +6,8 @@
 //!       └── AgentClient: create, start, wait … ◄── RPC port ── stream port ─► stdin, stdout, stderr, terminal
 //! ```
 //!
+//! A microVM of a kind that was started before is forked from a template, and does not boot (see `template`).
+//!
 //! Nothing here links the VMM: it is a process, started with a config file and known by its folder.
 
 pub mod bundle;
@@ -29,7 +31,8 @@ pub mod sockets;
 pub mod state;
 pub mod stdio;
 mod tail;
+mod template;
 pub mod timeline;
 pub mod volumes;
 
-pub use sandbox::{Disk, Sandbox, SandboxSpec, Share, StartError, vsock};
+pub use sandbox::{Disk, Progress, Sandbox, SandboxSpec, Share, StartError, vsock};

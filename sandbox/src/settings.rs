@@ -73,6 +73,7 @@ struct Content {
     annotations: Option<Vec<Annotation>>,
     #[serde(default)]
     follow_host_mounts: bool,
+    templates: Option<bool>,
     container: Option<SizeTable>,
     pod: Option<SizeTable>,
 }
@@ -124,6 +125,8 @@ pub struct Settings {
     /// Whether what the host mounts later below a volume with `rslave` is seen in the guest. A guest that has looked at it
     /// keeps the host from unmounting it.
     pub follow_host_mounts: bool,
+    /// Whether microVMs go on from templates, which have booted once for all of a kind.
+    pub templates: bool,
     /// A microVM of one container.
     pub container: Usual,
     /// One of a pod: without limits its containers may be many, and large.
@@ -136,6 +139,7 @@ impl Default for Settings {
             kernel: None,
             annotations: Annotation::ALL.to_vec(),
             follow_host_mounts: false,
+            templates: true,
             container: Usual {
                 vcpus: 1,
                 memory_mib: 512,
@@ -211,6 +215,7 @@ impl From<Content> for Settings {
             kernel: content.kernel,
             annotations: content.annotations.unwrap_or(usual.annotations),
             follow_host_mounts: content.follow_host_mounts,
+            templates: content.templates.unwrap_or(usual.templates),
             container: size(content.container, usual.container),
             pod: size(content.pod, usual.pod),
         }
@@ -266,6 +271,7 @@ mod tests {
                 .unwrap()
                 .follow_host_mounts
         );
+        assert!(settings.templates && !read("cold", "templates = false").unwrap().templates);
         assert!(read("none", "annotations = []").unwrap().annotations.is_empty());
     }
 
@@ -273,6 +279,10 @@ mod tests {
     fn what_is_wrong_is_named_with_file_and_key() {
         for (number, (text, wanted)) in [
             ("\n[pod]\ncolour = 1\n", "line 3: unknown field `colour`"),
+            (
+                "templates = 1\n",
+                "line 1: invalid type: integer `1`, expected a boolean",
+            ),
             ("memory = 1\n", "line 1: unknown field `memory`"),
             (
                 "\nannotations = [\"io.other\"]\n",

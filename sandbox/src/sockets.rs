@@ -35,7 +35,7 @@ pub fn listen(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// A path to the same socket that fits; it is good as long as the folder is open.
-fn address(path: &Path) -> io::Result<(Option<File>, PathBuf)> {
+pub(crate) fn address(path: &Path) -> io::Result<(Option<File>, PathBuf)> {
     if path.as_os_str().as_bytes().len() <= LONGEST {
         return Ok((None, path.to_owned()));
     }

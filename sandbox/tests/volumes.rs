@@ -65,6 +65,7 @@ impl House {
             }],
             network: None,
             share: Some(volumes.share()),
+            templates: false,
         };
         let parts = Parts::find().unwrap();
         let sandbox = Sandbox::start(&parts, &spec, &folder, &base, || false, drop);

@@ -7,6 +7,7 @@ mod mounts;
 mod network;
 mod parameters;
 mod power;
+mod template;
 
 use std::fs::OpenOptions;
 use std::os::fd::AsRawFd;
@@ -53,7 +54,10 @@ fn run() -> Result<ShutdownKind, StartError> {
     let parameters = Parameters::read()?;
     nix::unistd::sethostname(&parameters.hostname).map_err(StartError::errno("set the hostname"))?;
     network::loopback_up().map_err(StartError::io("bring the loopback interface up"))?;
-    let (rpc, streams) = Listener::vsock_pair()?;
+    let (mut rpc, streams) = Listener::vsock_pair()?;
+    if parameters.template {
+        rpc.before_call(template::be_forked);
+    }
     let (sender, receiver) = channel();
     listen_for_signals(signals, sender.clone())?;
     let asked = Mutex::new(sender);

@@ -1,4 +1,4 @@
-//! Words `koya.NAME=VALUE` on the kernel's command line.
+//! Words `koya.NAME` and `koya.NAME=VALUE` on the kernel's command line.
 
 use crate::error::StartError;
 
@@ -10,6 +10,8 @@ const LONGEST_HOSTNAME: usize = 64;
 pub struct Parameters {
     /// The guest's hostname.
     pub hostname: String,
+    /// Whether the guest is one that others are forked from: see [`super::template`].
+    pub template: bool,
 }
 
 impl Parameters {
@@ -27,6 +29,7 @@ impl Parameters {
     fn parse(line: &str) -> (Self, Vec<String>) {
         let mut parameters = Self {
             hostname: "koya".to_owned(),
+            template: false,
         };
         let mut complaints = Vec::new();
         for word in line
@@ -38,8 +41,9 @@ impl Parameters {
                 Some(("hostname", name)) => complaints.push(format!(
                     "koya.hostname={name} on the kernel command line is no hostname"
                 )),
+                None if word == "template" => parameters.template = true,
                 _ => complaints.push(format!(
-                    "koya.{word} on the kernel command line is unknown; want koya.hostname=NAME"
+                    "koya.{word} on the kernel command line is unknown; want koya.hostname=NAME or koya.template"
                 )),
             }
         }
@@ -60,8 +64,20 @@ mod tests {
     fn other_words_are_not_ours() {
         let (parameters, complaints) =
             Parameters::parse("console=ttyS0 hostname=x koya.hostname=web-1 quiet\n");
-        assert_eq!(parameters.hostname, "web-1");
+        assert_eq!(
+            (parameters.hostname.as_str(), parameters.template),
+            ("web-1", false)
+        );
         assert!(complaints.is_empty());
+    }
+
+    #[test]
+    fn a_template_is_one_only_by_that_word() {
+        let (parameters, complaints) = Parameters::parse("quiet koya.template");
+        assert!(parameters.template && complaints.is_empty());
+        for word in ["template", "koya.template=1", "koya.templates"] {
+            assert!(!Parameters::parse(word).0.template, "{word}");
+        }
     }
 
     #[test]

@@ -68,6 +68,8 @@ pub struct Birth {
     pub own: Own,
     /// Where the parts of a microVM are.
     pub parts: Parts,
+    /// Whether the microVM may go on from a template.
+    pub templates: bool,
     /// The program that serves files.
     pub virtiofsd: std::path::PathBuf,
     /// The socket to `create`.
@@ -128,6 +130,7 @@ pub fn create(context: &Context, args: &CreateArgs) -> Result<Pid, RuntimeError>
         record: record.clone(),
         own,
         parts,
+        templates: settings.templates,
         virtiofsd,
         creator: theirs,
         lock,

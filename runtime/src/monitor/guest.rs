@@ -8,7 +8,7 @@ use koya_proto::v1::root_filesystem::Source;
 use koya_sandbox::network::resolver;
 use koya_sandbox::stdio;
 use koya_sandbox::volumes::{TAG, Volumes};
-use koya_sandbox::{Sandbox, SandboxSpec};
+use koya_sandbox::{Progress, Sandbox, SandboxSpec};
 use rustix::event::{PollFd, PollFlags, poll};
 use serde_json::{Value, json};
 
@@ -106,14 +106,17 @@ fn boot(birth: &Birth, network: &Network) -> Result<House, RuntimeError> {
         disks: birth.plan.disks.clone(),
         share: Some(volumes.share()),
         network: Some(network.cards(&birth.record.id)),
+        templates: birth.templates,
     };
     let abandoned = || has_left(&birth.creator);
-    let note = |pid| {
-        remember(
+    let note = |progress| match progress {
+        Progress::TemplateBegun(pid) | Progress::Spawned(pid) => remember(
             birth,
             Some(volumes.pid()),
             &[pid, volumes.pid(), std::process::id()],
-        );
+        ),
+        Progress::NoTemplate(reason) => birth.context.log.warn(&reason),
+        Progress::TemplateMade | Progress::Forked => {}
     };
     let sandbox = Sandbox::start(
         &birth.parts,

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Instant;
 
 use koya_sandbox::parts::Parts;
-use koya_sandbox::{Sandbox, SandboxSpec};
+use koya_sandbox::{Progress, Sandbox, SandboxSpec};
 use serde_json::Value;
 use ttrpc::TtrpcContext;
 
@@ -150,6 +150,7 @@ fn boot(folder: &Path, address: &Path) -> (Sandbox, Process) {
         disks: Vec::new(),
         share: None,
         network: None,
+        templates: false,
     };
     let (call, address) = (folder.join("v.sock_902"), address.to_owned());
     thread::spawn(move || {
@@ -167,7 +168,18 @@ fn boot(folder: &Path, address: &Path) -> (Sandbox, Process) {
         let _ = io::copy(&mut &host, &mut &guest);
     });
     let mut pid = 0;
-    let started = Sandbox::start(&parts, &spec, folder, folder, || false, |id| pid = id);
+    let started = Sandbox::start(
+        &parts,
+        &spec,
+        folder,
+        folder,
+        || false,
+        |progress| {
+            if let Progress::Spawned(id) = progress {
+                pid = id;
+            }
+        },
+    );
     (started.unwrap(), Process::of(pid).unwrap())
 }
 

@@ -8,13 +8,15 @@ use std::thread;
 
 use rustix::event::{PollFd, PollFlags, poll};
 
+use super::ends::one_line;
 use super::output::complain;
 use super::outside::{Outside, OutsideError};
 use super::server::Monitor;
 use super::slots::Slots;
 use crate::parts::Parts;
-use crate::sandbox::{Sandbox, SandboxSpec, StartError};
+use crate::sandbox::{Progress, Sandbox, SandboxSpec, StartError};
 use crate::scratch::{self, ScratchError};
+use crate::settings::Settings;
 use crate::state::{Container, Records, Vm};
 use crate::timeline::Timeline;
 
@@ -49,7 +51,7 @@ pub(super) fn boot(
     let attempt = |vm| boot_once(records, shared, parts, vm, container, client);
     match attempt(vm.clone()) {
         Err(BootError::Start(error)) if error.is_by_chance() => {
-            complain(&format!("{error}; it is booted once more"));
+            complain(&format!("{}; it is booted once more", one_line(&error)));
             attempt(vm)
         }
         outcome => outcome,
@@ -78,18 +80,35 @@ fn boot_once(
         disks: slots.disks(scratch).map_err(BootError::Disks)?,
         share: outside.share(),
         network: outside.network().cloned(),
+        templates: may_fork(),
     };
     vm.monitor_pid = Some(std::process::id());
     // Nobody waits for it who has left.
     let abandoned = || has_left(client);
     let sandbox = thread::scope(|scope| {
         scope.spawn(|| outside.attach_early(container));
-        Sandbox::start(parts, &spec, &folder, shared, abandoned, |pid| {
-            timeline.mark("VMM is started");
+        // Without it the microVM runs all the same; only a hung one is then harder to end.
+        let mut note = |pid| {
             vm.vmm_pid = Some(pid);
-            // Without it the microVM runs all the same; only a hung one is then harder to end.
             let _ = records.save_vm(&vm);
-        })
+        };
+        Sandbox::start(
+            parts,
+            &spec,
+            &folder,
+            shared,
+            abandoned,
+            |progress| match progress {
+                Progress::TemplateBegun(pid) => note(pid),
+                Progress::TemplateMade => timeline.mark("template is made"),
+                Progress::NoTemplate(reason) => complain(&reason),
+                Progress::Spawned(pid) => {
+                    timeline.mark("VMM is started");
+                    note(pid);
+                }
+                Progress::Forked => timeline.mark("guest is forked"),
+            },
+        )
     });
     match sandbox {
         Ok(sandbox) => {
@@ -104,6 +123,18 @@ fn boot_once(
             })
         }
     }
+}
+
+/// Whether the operator lets microVMs go on from templates. One who cannot be understood does not.
+fn may_fork() -> bool {
+    Settings::read().map_or_else(
+        |error| {
+            let error = one_line(&error);
+            complain(&format!("{error}; the microVM boots without template"));
+            false
+        },
+        |settings| settings.templates,
+    )
 }
 
 /// The microVM's scratch disk, made unless it is there. One that was not finished is made anew.

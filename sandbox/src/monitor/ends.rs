@@ -54,7 +54,7 @@ const MAX_LINE: usize = 2000;
 const ELLIPSIS: &str = "…";
 
 /// An error with its causes, in one line of at most [`MAX_LINE`] bytes.
-pub(super) fn one_line(error: &dyn std::error::Error) -> String {
+pub(crate) fn one_line(error: &dyn std::error::Error) -> String {
     let mut line = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source

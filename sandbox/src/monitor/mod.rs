@@ -27,6 +27,8 @@ mod serve;
 mod server;
 mod slots;
 
+pub(crate) use ends::one_line;
+
 pub use client::{Connection, Event, MonitorError, Program, attach, freeze, hang_up, remove, start, update};
 pub use serve::{ServeError, serve};
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use koya_proto::RPC_PORT;
@@ -18,6 +18,14 @@ pub(super) struct Births {
     pub kernel: Duration,
     /// The agent.
     pub agent: Duration,
+}
+
+/// Writes settings with which each microVM boots: the clocks of one that goes on from a template are the template's, and say
+/// nothing of its start.
+pub(super) fn booting(folder: &Path) -> Result<PathBuf, BenchError> {
+    let path = folder.join("booting.toml");
+    fs::write(&path, "templates = false\n").map_err(BenchError::path("write", &path))?;
+    Ok(path)
 }
 
 /// Asks the agent behind the socket of a vsock device how old its guest's kernel and it itself are.

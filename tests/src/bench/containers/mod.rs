@@ -54,8 +54,8 @@ pub(super) fn run(options: &Options, context: &Context) -> Result<Outcome, Bench
         house::measure(&parts, context, options, &mut sheet);
     }
     if options.wants(&["timeline"]) {
-        say("the timeline of a start");
-        timelines.push(phases::measure(&parts, context, options.runs));
+        say("the timelines of a start");
+        timelines.extend(phases::measure(&parts, context, options.runs));
     }
     sheet.rows.retain(Row::was_asked);
     Ok((columns, sheet.rows, timelines))

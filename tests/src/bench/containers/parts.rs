@@ -9,6 +9,7 @@ use super::command;
 use super::tree::{self, PROGRAMS};
 use crate::bench::BenchError;
 use crate::bench::bare::{Bare, CMDLINE};
+use crate::bench::clocks::booting;
 use crate::bench::linux::copy;
 use crate::bench::options::Options;
 use crate::bench::process::{Process, installed, version};
@@ -28,6 +29,8 @@ pub(super) struct Parts {
     /// An image with the runtimes.
     pub runtimes_image: PathBuf,
     runtimes_disk: PathBuf,
+    /// Settings with which each microVM boots.
+    booting: PathBuf,
     vcpus: u32,
     memory_mib: u32,
 }
@@ -58,6 +61,7 @@ impl Parts {
             image: tree::tar(&folder("small"), &folder("busybox.tar"))?,
             runtimes_image: tree::tar(&folder("large"), &folder("runtimes.tar"))?,
             runtimes_disk: tree::disk(&folder("large"), &folder("runtimes.ext4"))?,
+            booting: booting(scratch)?,
             vcpus: options.vcpus,
             memory_mib: options.memory_mib,
         };
@@ -112,6 +116,19 @@ impl Parts {
         errors: &Path,
     ) -> Result<Process, BenchError> {
         Process::spawn_with(&command(&self.koya, words), &self.environment(), errors)
+    }
+
+    /// The same, with microVMs that boot, whatever templates there are.
+    pub fn spawn_booting<'a>(
+        &self,
+        words: impl IntoIterator<Item = &'a str>,
+        errors: &Path,
+    ) -> Result<Process, BenchError> {
+        let mut environment = self.environment();
+        let mut settings = OsString::from("KOYA_CONFIG=");
+        settings.push(&self.booting);
+        environment.push(settings);
+        Process::spawn_with(&command(&self.koya, words), &environment, errors)
     }
 
     /// Whether any process of `koya` runs, a monitor included.

@@ -22,7 +22,7 @@ const LOOK: Duration = Duration::from_millis(50);
 /// A start that has no network to wait for, as the bare microVM has none.
 const ALONE: [&str; 3] = ["--rm", "--network", "none"];
 
-/// A first round loads the image and warms the caches.
+/// A first round loads the image, warms the caches and has a template made: two starts of a kind are enough for that.
 pub(super) fn measure(parts: &Parts, context: &Context, runs: usize, sheet: &mut Sheet) {
     for round in 0..=runs {
         let counts = round > 0;

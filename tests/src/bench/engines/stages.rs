@@ -1,4 +1,5 @@
 //! The stages of `podman run --rm` and `ctr run --rm` of `true`: what engines call a runtime for, and in between themselves.
+//! With Koya each microVM boots, template or not: a fork has no clocks that tell of its start.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -12,7 +13,7 @@ use super::podman::{IMAGE, Podman};
 use super::stage::Call;
 use super::{TURNS, say};
 use crate::bench::BenchError;
-use crate::bench::clocks::boot_clock;
+use crate::bench::clocks::{boot_clock, booting};
 use crate::bench::measure::Context;
 use crate::bench::process::Process;
 use crate::bench::subject::Subject;
@@ -67,7 +68,7 @@ pub(super) fn measure(
             Engine::Podman(podman),
             Subject::KOYA,
             "podman-koya",
-            "podman run of true with Koya, stage by stage",
+            "podman run of true with Koya, without template, stage by stage",
         ),
         (
             Engine::Podman(podman),
@@ -79,7 +80,7 @@ pub(super) fn measure(
             Engine::Containerd(containerd),
             Subject::KOYA,
             "ctr-koya",
-            "ctr run of true with Koya, stage by stage",
+            "ctr run of true with Koya, without template, stage by stage",
         ),
         (
             Engine::Containerd(containerd),
@@ -114,11 +115,13 @@ fn rounds(all: &mut [(Engine<'_>, Subject, Timeline)], context: &Context, runs: 
 /// Does something while this program is in the place of the runtimes.
 fn staged(parts: &Parts, work: impl FnOnce()) -> Result<(), BenchError> {
     let own = parts.scratch.join("koya-bench");
+    let settings = booting(&parts.scratch)?;
     tree::own(&own)?;
     for subject in TURNS {
         let (log, program) = (log(&parts.scratch), parts.program(subject));
         let script = format!(
-            "#!/bin/busybox sh\nexec {} stage {} {} \"$@\"\n",
+            "#!/bin/busybox sh\nKOYA_CONFIG={} exec {} stage {} {} \"$@\"\n",
+            settings.display(),
             own.display(),
             log.display(),
             program.display()

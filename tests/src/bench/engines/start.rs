@@ -18,7 +18,7 @@ pub(super) const MEASURES: [&str; 4] = ["podman-run", "podman-run-alone", "ctr-r
 /// Execs for each round that the user asks for: each is short.
 const ROUNDS: usize = 3;
 
-/// A first round fills caches.
+/// A first round fills caches, and in the second the last template is made of those that Koya goes on from.
 pub(super) fn measure(
     parts: &Parts,
     podman: &Podman<'_>,
@@ -34,7 +34,8 @@ pub(super) fn measure(
     if !starts.is_empty() {
         say("podman run, ctr run and bare microVMs take turns");
         let calm = Calm::now(&context.scratch);
-        for round in 0..=options.runs {
+        for round in 0..options.runs.saturating_add(2) {
+            let counts = round > 1;
             for subject in TURNS {
                 for figure in &starts {
                     let sample = start(figure, subject, round, podman, engine, context);
@@ -42,12 +43,12 @@ pub(super) fn measure(
                         podman.clear(subject);
                     }
                     calm.wait(context.limit);
-                    sheet.take(figure, subject, sample.as_ref().copied(), round > 0);
+                    sheet.take(figure, subject, sample.as_ref().copied(), counts);
                 }
             }
             let bare = parts.bare.times(context).map(|times| times.exit);
             for figure in &starts {
-                sheet.take(figure, Subject::BareVmm, bare.as_ref().copied(), round > 0);
+                sheet.take(figure, Subject::BareVmm, bare.as_ref().copied(), counts);
             }
         }
     }

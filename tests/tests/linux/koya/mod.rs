@@ -17,6 +17,7 @@ mod rootless;
 mod run;
 mod space;
 mod system;
+mod templates;
 mod tour;
 
 use std::fs;
