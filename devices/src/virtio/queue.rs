@@ -342,6 +342,20 @@ impl ActiveQueue {
         Ok(avail.load(INDEX, Ordering::Relaxed)? != next)
     }
 
+    /// Asks the driver to ring the doorbell for the next chain that it adds, though there may be others that nobody has
+    /// taken. To be called before what makes it add one.
+    pub fn await_more(&mut self) -> Result<(), QueueFault> {
+        let Rings { avail, used } = self.rings()?;
+        if self.queue.event_idx_enabled() {
+            let added: u16 = avail.load(INDEX, Ordering::Relaxed)?;
+            used.store(self.behind(USED_ELEMENT), added, Ordering::Relaxed)?;
+        } else {
+            used.store(FLAGS, 0, Ordering::Relaxed)?;
+        }
+        fence(Ordering::SeqCst);
+        Ok(())
+    }
+
     /// Gives back chains (head index, bytes written), which the driver sees all at once (virtio 1.2 §2.7.8).
     pub fn push_used(&mut self, used: &[(u16, u32)]) -> Result<(), QueueFault> {
         let ring = &self.rings()?.used;

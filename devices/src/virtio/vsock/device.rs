@@ -181,6 +181,8 @@ impl Active {
             let place = place.find(|first| first.len() as usize >= event.len());
             let written = place.is_some_and(|place| memory.write(&event, place.addr()).is_ok());
             if written {
+                // The driver has more buffers here, and gives this one back when it has handled the event.
+                self.events.await_more()?;
                 self.events.push_used(&[(head, event.len() as u32)])?;
                 self.reset_due = false;
                 hub.hold(RESET_DEADLINE);
@@ -189,8 +191,10 @@ impl Active {
             self.events.push_used(&[(head, 0)])?;
             count(&mut hub.metrics.ev_queue_event_fails, 1);
         }
-        // The next doorbell says that the driver has handled the event.
-        self.events.enable_notification()?;
+        if self.reset_due {
+            // For the first buffer of use.
+            self.events.enable_notification()?;
+        }
         self.events.notify()
     }
 }
