@@ -53,6 +53,9 @@ pub struct SnapshotLoad {
     /// Other taps than those in the snapshot.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub network_overrides: Vec<NetworkOverride>,
+    /// Whether the guest's clock is moved on by the time that has passed since, instead of going on where it was.
+    #[serde(default)]
+    pub clock_realtime: bool,
     /// Another socket than that in the snapshot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vsock_override: Option<VsockOverride>,

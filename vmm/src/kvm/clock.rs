@@ -3,6 +3,8 @@
 //! kvmclock and the time stamp counter go on while a guest stands still, and no call of KVM reads or sets both. A guest
 //! that finds them apart distrusts the counter for good. So they are saved as a pair, and set by each other.
 
+use std::time::SystemTime;
+
 use kvm_ioctls::VcpuFd;
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +22,8 @@ pub struct ClockState {
     pub nanoseconds: u64,
     /// The time stamp counter of the first vCPU.
     pub tsc: u64,
+    /// The host's wall clock, in nanoseconds since 1970.
+    pub realtime: u64,
 }
 
 impl ClockState {
@@ -32,7 +36,15 @@ impl ClockState {
             let distance = vm.clock()?.saturating_sub(before);
             if closest.is_none_or(|(known, _)| distance < known) {
                 let nanoseconds = before.saturating_add(distance >> 1);
-                closest = Some((distance, Self { nanoseconds, tsc }));
+                let realtime = realtime();
+                closest = Some((
+                    distance,
+                    Self {
+                        nanoseconds,
+                        tsc,
+                        realtime,
+                    },
+                ));
             }
         }
         closest
@@ -40,13 +52,19 @@ impl ClockState {
             .ok_or(KvmError::Capability("a guest's clock (KVM_GET_CLOCK)"))
     }
 
-    /// Sets kvmclock by the counter of the first vCPU, which goes on from what was saved.
-    pub fn restore(&self, vm: &Vm, first: &VcpuFd) -> Result<(), KvmError> {
+    /// Sets kvmclock by the counter of the first vCPU, which goes on from what was saved. If it is to `catch_up`, the time
+    /// is added that has passed on the host.
+    pub fn restore(&self, vm: &Vm, first: &VcpuFd, catch_up: bool) -> Result<(), KvmError> {
         let now = match first.get_tsc_khz() {
             Ok(khz) => self.at(read_msr(first, TSC)?, khz),
             Err(_) => self.nanoseconds,
         };
-        vm.set_clock(now)
+        let passed = match catch_up {
+            // A wall clock that was set back gives nothing.
+            true => realtime().saturating_sub(self.realtime),
+            false => 0,
+        };
+        vm.set_clock(now.saturating_add(passed))
     }
 
     /// What kvmclock is when the counter, of so many kHz, is `tsc`.
@@ -65,6 +83,11 @@ impl ClockState {
     }
 }
 
+fn realtime() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    now.map_or(0, |now| u64::try_from(now.as_nanos()).unwrap_or(u64::MAX))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,6 +97,7 @@ mod tests {
         let pair = ClockState {
             nanoseconds: 5_000_000_000,
             tsc: 10_000,
+            realtime: 0,
         };
         let khz = 2_000_000;
         assert_eq!(pair.at(10_000, khz), 5_000_000_000);

@@ -216,8 +216,9 @@ impl Wired {
         self.devices.windows.all().ok_or(StartError::SpareDevices)
     }
 
-    /// Puts devices and vCPUs into the state of a snapshot.
-    pub fn restore(self, saved: &SavedVm) -> Result<Bootable, StartError> {
+    /// Puts devices and vCPUs into the state of a snapshot. The guest's clock goes on where it was, unless it is to
+    /// `catch_up` with the host's.
+    pub fn restore(self, saved: &SavedVm, catch_up: bool) -> Result<Bootable, StartError> {
         let vm = &self.frame.vm;
         let mut vcpus = Vec::with_capacity(saved.vcpus.len());
         for (index, state) in (0..self.topology.vcpus).zip(&saved.vcpus) {
@@ -226,7 +227,7 @@ impl Wired {
             vcpus.push(vcpu);
         }
         if let Some(first) = vcpus.first() {
-            saved.clock.restore(vm, first)?;
+            saved.clock.restore(vm, first, catch_up)?;
         }
         saved.devices.restore(&self.devices)?;
         Ok(self.bootable(vcpus))

@@ -24,7 +24,7 @@ impl Monitor {
         let loaded = loaded.map_err(|error| ActionError::LoadSnapshot(Box::new(error)))?;
         self.configure(config)?;
         match loaded {
-            Some(loaded) => self.go_on(loaded, false),
+            Some(loaded) => self.go_on(loaded),
             None => self.handle(Action::StartInstance).map(drop),
         }
     }
@@ -73,7 +73,11 @@ impl Monitor {
         let result = self.configure(config).and_then(|()| {
             self.resources()?.machine.track_dirty_pages =
                 load.track_dirty_pages || load.enable_diff_snapshots;
-            self.go_on(loaded, !load.resume_vm)
+            self.go_on(Loaded {
+                paused: !load.resume_vm,
+                catch_up: load.clock_realtime,
+                ..loaded
+            })
         });
         // The client may mend the cause and try again.
         if result.is_err()
@@ -85,8 +89,13 @@ impl Monitor {
     }
 
     /// Lets a saved guest go on, with the devices that have been configured.
-    fn go_on(&mut self, loaded: Loaded, paused: bool) -> Result<(), ActionError> {
-        let Loaded { saved, memory } = loaded;
+    fn go_on(&mut self, loaded: Loaded) -> Result<(), ActionError> {
+        let Loaded {
+            saved,
+            memory,
+            paused,
+            catch_up,
+        } = loaded;
         let resources = self.resources()?;
         let track_dirty_pages = resources.machine.track_dirty_pages;
         resources.machine = MachineConfig {
@@ -100,7 +109,7 @@ impl Monitor {
         let launched = self.launch(config, |resources, gate, end, confined| {
             Frame::new(&resources, Some(memory), gate, end)?
                 .wire(*resources, Some(&saved.devices), None)?
-                .restore(&saved)?
+                .restore(&saved, catch_up)?
                 .start(paused, confined)
         });
         launched.map_err(|error| ActionError::LoadSnapshot(Box::new(error)))

@@ -45,6 +45,10 @@ pub struct Loaded {
     pub saved: SavedVm,
     /// The memory.
     pub memory: File,
+    /// Whether the guest stands still until it is told to go on.
+    pub paused: bool,
+    /// Whether its clock is moved on by the time that has passed.
+    pub catch_up: bool,
 }
 
 impl Loaded {
@@ -59,7 +63,12 @@ impl Loaded {
             source: std::io::Error::other(error),
         })?;
         let saved = SavedVm::read(&source.snapshot_path)?;
-        Ok(Self { saved, memory })
+        Ok(Self {
+            saved,
+            memory,
+            paused: false,
+            catch_up: false,
+        })
     }
 }
 

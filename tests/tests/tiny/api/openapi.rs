@@ -190,6 +190,7 @@ fn the_real_server_answers_as_openapi_yaml_says() {
         "snapshot_path": state,
         "mem_backend": { "backend_type": "File", "backend_path": memory },
         "track_dirty_pages": true,
+        "clock_realtime": true,
     });
     witness.works(Method::Put, "/snapshot/load", "", Some(&load));
     witness.reads();
