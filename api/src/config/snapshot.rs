@@ -114,6 +114,9 @@ pub enum SnapshotConfigError {
     /// Only the pages that have changed.
     #[error("`snapshot_type` Diff is not supported yet: leave it out, or say Full")]
     Diff,
+    /// One file for both.
+    #[error("`snapshot_path` and `mem_file_path` are the same: they must be two files")]
+    SamePath,
     /// Memory by page faults.
     #[error("`backend_type` Uffd is not supported yet: say File")]
     Uffd,
@@ -135,6 +138,9 @@ impl SnapshotCreate {
     pub fn validate(&self) -> Result<(), SnapshotConfigError> {
         if self.snapshot_type == SnapshotType::Diff {
             return Err(SnapshotConfigError::Diff);
+        }
+        if self.snapshot_path == self.mem_file_path {
+            return Err(SnapshotConfigError::SamePath);
         }
         check_path("snapshot_path", &self.snapshot_path)?;
         Ok(check_path("mem_file_path", &self.mem_file_path)?)
@@ -228,5 +234,11 @@ mod tests {
             ..create
         };
         assert_eq!(diff.validate(), Err(SnapshotConfigError::Diff));
+        let same = SnapshotCreate {
+            snapshot_type: SnapshotType::Full,
+            mem_file_path: diff.snapshot_path.clone(),
+            ..diff
+        };
+        assert_eq!(same.validate(), Err(SnapshotConfigError::SamePath));
     }
 }

@@ -29,7 +29,7 @@ pub(super) fn create(birth: &Birth) -> Result<Guest, RuntimeError> {
     let (house, network) = match &birth.plan.house {
         None => {
             let network = Network::take(birth.plan.late)?;
-            let house = match boot(birth, &network) {
+            let house = match boot(birth, &network, birth.templates) {
                 // A guest that gives up by itself has a second chance.
                 Err(RuntimeError::Start(error)) if error.is_by_chance() => {
                     let error = RuntimeError::Start(error).one_line();
@@ -37,7 +37,7 @@ pub(super) fn create(birth: &Birth) -> Result<Guest, RuntimeError> {
                         .context
                         .log
                         .warn(&format!("{error}; it is booted once more"));
-                    boot(birth, &network)?
+                    boot(birth, &network, false)?
                 }
                 outcome => outcome?,
             };
@@ -96,8 +96,8 @@ fn serve_names(birth: &Birth, house: &House, network: &Network) -> Result<(), Ru
         .map_err(threads::refused)
 }
 
-/// Boots a microVM with this network.
-fn boot(birth: &Birth, network: &Network) -> Result<House, RuntimeError> {
+/// Boots a microVM with this network, or forks one if it may.
+fn boot(birth: &Birth, network: &Network, templates: bool) -> Result<House, RuntimeError> {
     let folder = birth.context.store.folder(&birth.record.id);
     let mut volumes = Volumes::start(&folder, &birth.plan.volumes, None, &birth.virtiofsd)?;
     let spec = SandboxSpec {
@@ -106,7 +106,7 @@ fn boot(birth: &Birth, network: &Network) -> Result<House, RuntimeError> {
         disks: birth.plan.disks.clone(),
         share: Some(volumes.share()),
         network: Some(network.cards(&birth.record.id)),
-        templates: birth.templates,
+        templates,
     };
     let abandoned = || has_left(&birth.creator);
     let note = |progress| match progress {

@@ -48,11 +48,11 @@ pub(super) fn boot(
     container: &Container,
     client: &UnixStream,
 ) -> Result<Monitor, BootError> {
-    let attempt = |vm| boot_once(records, shared, parts, vm, container, client);
-    match attempt(vm.clone()) {
+    let attempt = |vm, forks| boot_once(records, shared, parts, vm, container, client, forks);
+    match attempt(vm.clone(), may_fork()) {
         Err(BootError::Start(error)) if error.is_by_chance() => {
             complain(&format!("{}; it is booted once more", one_line(&error)));
-            attempt(vm)
+            attempt(vm, false)
         }
         outcome => outcome,
     }
@@ -65,6 +65,7 @@ fn boot_once(
     mut vm: Vm,
     container: &Container,
     client: &UnixStream,
+    forks: bool,
 ) -> Result<Monitor, BootError> {
     let timeline = Timeline::default();
     timeline.mark("monitor begins");
@@ -80,7 +81,7 @@ fn boot_once(
         disks: slots.disks(scratch).map_err(BootError::Disks)?,
         share: outside.share(),
         network: outside.network().cloned(),
-        templates: may_fork(),
+        templates: forks,
     };
     vm.monitor_pid = Some(std::process::id());
     // Nobody waits for it who has left.

@@ -202,6 +202,10 @@ impl Networks {
         if let Some(netns) = &attached.netns {
             let netavark = Netavark::that_made(&self.run, attached)?;
             if let Some(rules) = &attached.rules {
+                // Should this not come to its end, nobody else relies on what may be gone.
+                let mut doubtful = attached.clone();
+                doubtful.rules.iter_mut().for_each(Rules::doubt);
+                self.save_attached(&doubtful)?;
                 rules.remove(&attached.id, &self.others(&attached.id)?)?;
             }
             // Somebody may have removed the namespace; the rules on the host are there all the same.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  filter  FORWARD ────────────► KOYA-koya0            a network: not to isolated ones, out, and what belongs to that in
+//!  filter  INPUT ──────────────► KOYA-IN-koya0         to the host: names, and not what only the host itself may reach
 //!  nat     POSTROUTING ────────► KOYA-koya0            under the host's address
 //!  nat     PREROUTING, OUTPUT ─► KOYA-PORTS-c0ffee...  a container: ports of the host
 //! ```
@@ -33,8 +34,13 @@ pub const FIREWALLD: [&str; 3] = [
 const LONGEST_ID: usize = 17;
 /// How many rules that are alike are looked for, when it is not known what there is.
 const MOST_ALIKE: usize = 8;
-/// Published ports are those of the host's own addresses.
+/// Published ports are those of the host's own addresses. From elsewhere nobody reaches those of its loopback device: what
+/// comes to such an address by a wire is translated before Linux throws it away.
 const LOCAL: &str = "-m addrtype --dst-type LOCAL ";
+const LOCAL_BY_WIRE: [&str; 2] = [
+    "-m addrtype --dst-type LOCAL ! -d 127.0.0.0/8 ",
+    "-m addrtype --dst-type LOCAL ! -d ::1 ",
+];
 
 /// IPv4 and IPv6, which have tables of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,6 +78,11 @@ pub(super) fn is_ours() -> bool {
 }
 
 impl Rules {
+    /// From now on it is not known what there is of them.
+    pub(super) fn doubt(&mut self) {
+        self.up = false;
+    }
+
     /// What a container is to have.
     pub(super) fn of(links: &[(Network, Link)], ports: &[Published]) -> Self {
         let routed = || links.iter().filter(|(network, _)| !network.internal);
@@ -108,7 +119,7 @@ impl Rules {
                 let to = target(family, links);
                 let wanted = ports.iter().filter(|port| family.has(port));
                 let rules = wanted.flat_map(|port| to.into_iter().flat_map(|to| leads(port, to)));
-                chains.push(ports_chain(id, rules.collect()));
+                chains.push(ports_chain(id, family, rules.collect()));
             }
             family.restore_all(&chains, Chain::make)?;
         }
@@ -122,10 +133,10 @@ impl Rules {
             let bridges = self.networks.iter().filter(|(_, of)| *of == family);
             let left = bridges.filter(|(bridge, _)| !is_wanted(bridge, family, others));
             let mut chains: Vec<Chain> = left
-                .flat_map(|(bridge, _)| network_chains(bridge, [Vec::new(), Vec::new()]))
+                .flat_map(|(bridge, _)| network_chains(bridge, Default::default()))
                 .collect();
             if self.ports.contains(&family) {
-                chains.push(ports_chain(id, Vec::new()));
+                chains.push(ports_chain(id, family, Vec::new()));
             }
             // All at once, if all is there. Otherwise somebody was killed half way.
             if !self.up || family.restore_all(&chains, Chain::remove).is_err() {
@@ -160,8 +171,8 @@ fn target(family: Family, links: &[(Network, Link)]) -> Option<IpAddr> {
     addresses.find(|address| Family::of(*address) == family)
 }
 
-/// Those of a network: what is forwarded, and under which address.
-fn rules(network: &Network, family: Family, known: &[Network]) -> [Vec<String>; 2] {
+/// Those of a network: what is forwarded, what comes to the host, and under which address things leave.
+fn rules(network: &Network, family: Family, known: &[Network]) -> [Vec<String>; 3] {
     let bridge = &network.interface;
     let is_isolated = |network: &Network| {
         network
@@ -182,13 +193,34 @@ fn rules(network: &Network, family: Family, known: &[Network]) -> [Vec<String>; 
             ]
         })
         .collect();
-    forwarded.push(format!("-i {bridge} -j ACCEPT"));
+    let subnets = network.subnets.iter().map(|subnet| subnet.subnet);
+    let own: Vec<_> = subnets
+        .filter(|subnet| Family::of(subnet.address()) == family)
+        .collect();
+    // What is no connection's would leave untranslated, and so would what says that it comes from elsewhere.
+    forwarded.push(format!("-i {bridge} -m conntrack --ctstate INVALID -j DROP"));
+    forwarded.extend(
+        own.iter()
+            .map(|subnet| format!("-i {bridge} -s {subnet} -j ACCEPT")),
+    );
     forwarded.push(format!(
         "-o {bridge} -m conntrack --ctstate RELATED,ESTABLISHED,DNAT -j ACCEPT"
     ));
-    let subnets = network.subnets.iter().map(|subnet| subnet.subnet);
-    let own = subnets.filter(|subnet| Family::of(subnet.address()) == family);
+    let mut received = Vec::new();
+    if family == Family::V4 {
+        // netavark lets the bridge route such addresses, for published ports; answers of those belong to a connection.
+        received.push(format!(
+            "-i {bridge} -d 127.0.0.0/8 -m conntrack ! --ctstate RELATED,ESTABLISHED -j DROP"
+        ));
+    }
+    // The name server, also where a host accepts nothing else.
+    received.extend(own.iter().flat_map(|subnet| {
+        ["udp", "tcp"].map(|protocol| {
+            format!("-i {bridge} -s {subnet} -p {protocol} -m {protocol} --dport 53 -j ACCEPT")
+        })
+    }));
     let mut translated: Vec<String> = own
+        .iter()
         .flat_map(|subnet| {
             [
                 // To a neighbour by a port of the host: its answers have to come back through here.
@@ -202,7 +234,7 @@ fn rules(network: &Network, family: Family, known: &[Network]) -> [Vec<String>; 
         // From the host itself, which no container could answer at that address.
         translated.push(format!("-s 127.0.0.0/8 -o {bridge} -j MASQUERADE"));
     }
-    [forwarded, translated]
+    [forwarded, received, translated]
 }
 
 /// One for each port: ranges would have to be as long on both sides.
@@ -231,25 +263,32 @@ fn leads(port: &Published, to: IpAddr) -> impl Iterator<Item = String> {
     })
 }
 
-fn network_chains(bridge: &str, [forwarded, translated]: [Vec<String>; 2]) -> [Chain; 2] {
-    let chain = |table, rules, jump| Chain {
+fn network_chains(bridge: &str, [forwarded, received, translated]: [Vec<String>; 3]) -> [Chain; 3] {
+    let chain = |table, name: &str, rules, jump| Chain {
         table,
-        name: format!("KOYA-{bridge}"),
+        name: format!("KOYA-{name}{bridge}"),
         rules,
         jumps: vec![jump],
     };
     [
-        chain("filter", forwarded, ('I', "FORWARD", "")),
-        chain("nat", translated, ('A', "POSTROUTING", "")),
+        chain("filter", "", forwarded, ('I', "FORWARD", "")),
+        chain("filter", "IN-", received, ('I', "INPUT", "")),
+        chain("nat", "", translated, ('A', "POSTROUTING", "")),
     ]
 }
 
-fn ports_chain(id: &str, rules: Vec<String>) -> Chain {
+fn ports_chain(id: &str, family: Family, rules: Vec<String>) -> Chain {
+    let [v4, v6] = LOCAL_BY_WIRE;
+    let (by_wire, from_here) = match family {
+        Family::V4 => (v4, LOCAL),
+        // IPv6 routes nothing from the loopback device.
+        Family::V6 => (v6, v6),
+    };
     Chain {
         table: "nat",
         name: format!("KOYA-PORTS-{}", id.chars().take(LONGEST_ID).collect::<String>()),
         rules,
-        jumps: vec![('A', "PREROUTING", LOCAL), ('A', "OUTPUT", LOCAL)],
+        jumps: vec![('A', "PREROUTING", by_wire), ('A', "OUTPUT", from_here)],
     }
 }
 

@@ -63,8 +63,8 @@ pub enum StartError {
     /// There are no random numbers for a fork, which without them would have those of all others.
     #[error("cannot get random numbers for the guest")]
     Entropy(#[source] io::Error),
-    /// It was to go on from a template, which is not used any more.
-    #[error("cannot go on from the template {template:?}, which is given up")]
+    /// It was to go on from a template, and boots instead.
+    #[error("cannot go on from the template {template:?}")]
     Fork {
         /// Its folder.
         template: PathBuf,
@@ -73,6 +73,9 @@ pub enum StartError {
     },
 }
 
+/// How the VMM says that it cannot go on from a snapshot.
+const REFUSED: &str = "Load snapshot error";
+
 impl StartError {
     /// Whether another boot may well succeed: nothing of the user's has run, and a kernel that boots on this host now and
     /// then panics on it, as on those that emulate processors; or the next boot is one without the template.
@@ -80,11 +83,13 @@ impl StartError {
         matches!(self, Self::GaveUp { .. } | Self::Fork { .. })
     }
 
-    /// Whether the guest, or the VMM with it, is what has failed: not what is needed for any, and not the user.
-    pub(super) fn is_of_the_guest(&self) -> bool {
-        matches!(
-            self,
-            Self::Ended(_) | Self::GaveUp { .. } | Self::Silent { .. } | Self::Agent(_)
-        )
+    /// Whether the template is what has failed a fork. A VMM that ends otherwise lacks something of this container's, or was
+    /// killed.
+    pub(super) fn is_of_the_template(&self) -> bool {
+        match self {
+            Self::Ended(words) => words.contains(REFUSED),
+            Self::GaveUp { .. } | Self::Silent { .. } | Self::Agent(_) => true,
+            _ => false,
+        }
     }
 }

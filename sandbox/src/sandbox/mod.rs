@@ -110,9 +110,11 @@ impl Sandbox {
             && let Some(template) = templates.choose(&abandoned, &mut tell)?
         {
             let forked = Self::fork(parts, spec, folder, &template, &abandoned, tell);
-            return forked.map_err(|error| match error.is_of_the_guest() {
-                true => template.reject(error),
-                false => error,
+            return forked.map_err(|error| match error {
+                error if error.is_of_the_template() => template.reject(error),
+                // It lacks something, or was killed: the next to try says which.
+                StartError::Ended(_) => template.blame(error),
+                error => error,
             });
         }
         let config = config::booted(parts, spec, &parts.initramfs(shared)?)?;

@@ -93,7 +93,10 @@ impl<'a> Templates<'a> {
         if self.template.touch() {
             return Ok(Some(self.template.clone()));
         }
-        if !self.is_wanted() || self.template.has_failed() || !room::has_room(&self.folder) {
+        if !self.is_wanted()
+            || self.template.has_failed()
+            || !room::has_room(&self.folder, self.spec.memory_mib)
+        {
             return Ok(None);
         }
         let Some(_lock) = self.lock() else { return Ok(None) };
@@ -174,11 +177,16 @@ impl Template {
         self.path.join(MEMORY)
     }
 
-    /// Nobody goes on from it any more: somebody could not, for this reason.
-    pub fn reject(&self, error: StartError) -> StartError {
+    /// This one did not go on from it; others may.
+    pub fn blame(&self, error: StartError) -> StartError {
         let template = self.path.clone();
         let source = Box::new(error);
-        let error = StartError::Fork { template, source };
+        StartError::Fork { template, source }
+    }
+
+    /// Nobody goes on from it any more: somebody could not, for this reason.
+    pub fn reject(&self, error: StartError) -> StartError {
+        let error = self.blame(error);
         self.fail(&one_line(&error));
         tidy::remove(&self.path);
         error

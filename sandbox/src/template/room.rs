@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rustix::fs::statvfs;
 
-/// Bytes of a file system that are plenty, however full it is: a template takes less than a tenth.
+/// Bytes of a file system that are plenty, however full it is: a template of a small guest takes less than a tenth.
 const PLENTY: u64 = 1 << 30;
 /// Bytes that a cgroup must have left for making one: a guest that boots, and its memory once more in the page cache.
 const MEMORY: u64 = 512 << 20;
@@ -13,15 +13,21 @@ const MEMORY: u64 = 512 << 20;
 const TREE: &str = "/sys/fs/cgroup";
 
 /// Whether there is room in the file system of `folder`, which may be one in memory, and in the cgroup of this process,
-/// which may be a container's.
-pub fn has_room(folder: &Path) -> bool {
+/// which may be a container's, for the template of a guest with so many MiB.
+pub fn has_room(folder: &Path, memory_mib: u64) -> bool {
+    // Linux describes each page of a guest in 64 bytes, which are there from its boot on.
+    let described = memory_mib.saturating_mul(1 << 20) / 32;
     let free = statvfs(folder).is_ok_and(|known| {
         let bytes = |blocks: u64| blocks.saturating_mul(known.f_frsize);
-        is_enough(bytes(known.f_bavail), bytes(known.f_blocks))
+        is_enough(
+            bytes(known.f_bavail).saturating_sub(described),
+            bytes(known.f_blocks),
+        )
     });
     let cgroup = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let own = cgroup.lines().find_map(|line| line.strip_prefix("0::/"));
-    free && own.is_none_or(|own| memory_left(Path::new(TREE), Path::new(own)) >= MEMORY)
+    free && own
+        .is_none_or(|own| memory_left(Path::new(TREE), Path::new(own)) >= MEMORY.saturating_add(described))
 }
 
 fn is_enough(free: u64, all: u64) -> bool {

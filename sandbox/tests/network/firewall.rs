@@ -1,11 +1,13 @@
 //! Rules of the packet filter, whoever has made them: Koya, or a netavark that insists on its own.
 
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
 use std::{env, fs};
 
 use koya_sandbox::network::{Attached, Namespace, NetworkRequest, NewNetwork};
 
 use crate::guest::{Guest, hear};
-use crate::host::{Host, run};
+use crate::host::{Host, attempt, run};
 use serde_json::{Value, json};
 
 /// Debian's.
@@ -101,6 +103,101 @@ fn the_world_is_reached_and_reaches_ports_where_nothing_else_is_forwarded() {
     stop(&host, vec![(web, at_web)]);
     drop(world);
     run("ip link delete out");
+    host.assert_clean();
+}
+
+/// Addresses of the loopback device come by a wire only if somebody wants in.
+#[test]
+fn what_the_host_has_for_itself_is_reached_by_nobody_else() {
+    if has_rules_of_its_own() {
+        return;
+    }
+    let host = Host::new();
+    let world = beyond(&host);
+    let (web, at_web) = start(&host, "web", "koya", &["127.0.0.1:8080:80"]);
+    at_web.serve(80, "web");
+    assert_eq!(hear("127.0.0.1:8080").unwrap(), "web");
+    let own = TcpListener::bind("127.0.0.1:9999").unwrap();
+    own.set_nonblocking(true).unwrap();
+    let gateway = web.links[0].gateways[0];
+    for (from, card, way) in [
+        (&world, "beyond", "192.0.2.1"),
+        (&at_web, "eth0", &*gateway.to_string()),
+    ] {
+        let seek = || {
+            for card in [card, "lo"] {
+                fs::write(format!("/proc/sys/net/ipv4/conf/{card}/route_localnet"), "1").unwrap();
+            }
+            let _ = attempt("ip route del local 127.0.0.0/8 dev lo table local");
+            let _ = attempt("ip route del local 127.0.0.1 dev lo table local");
+            run(&format!("ip route add 127.0.0.1 via {way} dev {card}"));
+            ["127.0.0.1:8080", "127.0.0.1:9999"].map(|place| {
+                let place = place.parse().unwrap();
+                TcpStream::connect_timeout(&place, Duration::from_secs(2)).is_ok()
+            })
+        };
+        assert_eq!(from.namespace.run(seek).unwrap(), [false, false], "{card}");
+    }
+    assert!(own.accept().is_err());
+    assert_eq!(hear("127.0.0.1:8080").unwrap(), "web");
+    stop(&host, vec![(web, at_web)]);
+    run("ip link delete out");
+    drop(world);
+    host.assert_clean();
+}
+
+/// As where ufw lets nothing in.
+#[test]
+fn names_are_asked_for_where_nothing_else_comes_in() {
+    if has_rules_of_its_own() {
+        return;
+    }
+    let host = Host::new();
+    run("iptables -P INPUT DROP");
+    run("iptables -A INPUT -i lo -j ACCEPT");
+    run("iptables -A INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT");
+    create(&host, "named", &["10.92.4.0/24"], false);
+    let (db, at_db) = start(&host, "db", "named", &[]);
+    let gateway = db.links[0].gateways[0];
+    // Its own name, of a kind that has one answer (RFC 1035 §4.1).
+    let question = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x02db\x00\x00\x01\x00\x01";
+    let ask = |port: u16| {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_secs(if port == 53 { 20 } else { 1 })))
+            .unwrap();
+        socket.send_to(question, (gateway, port)).unwrap();
+        let mut answer = [0; 512];
+        socket
+            .recv(&mut answer)
+            .map(|length| answer[..length.min(2)].to_vec())
+    };
+    let answer = at_db.namespace.run(|| ask(53)).unwrap();
+    assert_eq!(answer.unwrap(), question[..2], "no name server at {gateway}");
+    let other = at_db.namespace.run(|| ask(54)).unwrap();
+    assert_eq!(other.unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    stop(&host, vec![(db, at_db)]);
+    host.assert_clean();
+}
+
+/// Whoever comes after a container that could not be taken down has the rules all the same.
+#[test]
+fn the_rules_of_a_network_do_not_rest_on_one_that_is_half_gone() {
+    if has_rules_of_its_own() {
+        return;
+    }
+    let host = Host::new();
+    create(&host, "shared", &["10.92.5.0/24"], false);
+    let (first, at_first) = start(&host, "first", "shared", &[]);
+    // Somebody was killed behind its rules.
+    rewrite(&host, "first", |record| record["rules"]["up"] = json!(false));
+    for chain in ["-D FORWARD -j KOYA-", "-F KOYA-"] {
+        run(&format!("iptables {chain}{}", first.links[0].bridge));
+    }
+    let (second, at_second) = start(&host, "second", "shared", &[]);
+    let rules = run("iptables-save");
+    assert!(rules.contains("-A FORWARD -j KOYA-"), "{rules}");
+    stop(&host, vec![(first, at_first), (second, at_second)]);
     host.assert_clean();
 }
 

@@ -132,6 +132,26 @@ fn a_fork_leaves_the_snapshot_as_it_is() {
     );
 }
 
+/// Whose memory is mapped by a guest: the file goes on to exist for that one.
+#[test]
+fn a_fork_is_frozen_into_the_files_that_it_came_from() {
+    let files = Files::new();
+    let original = Monitor::running("echo", "");
+    original.vm.expect("echo: ready");
+    files.take(&original);
+    let mut first = files.resumed();
+    first.vm.type_in(b"one").unwrap();
+    first.vm.expect("one");
+    files.take(&first);
+    let mut second = files.resumed();
+    first.change_state("Resumed");
+    for monitor in [&mut first, &mut second] {
+        monitor.vm.type_in(b"twoq").unwrap();
+        monitor.vm.expect("two");
+        monitor.vm.expect_exit(0);
+    }
+}
+
 /// Requests that were under way when the guest was frozen are answered, and none is lost or done twice.
 #[test]
 fn a_device_goes_on_in_the_midst_of_requests() {
@@ -373,7 +393,7 @@ fn what_is_no_snapshot_is_refused() {
         ),
         (
             changed("/vcpus/0/regs", json!([1, 2, 3])),
-            "the saved `regs` of a vCPU has 3 bytes",
+            "the saved `regs` of a vCPU has a length of 3",
         ),
         (changed("/devices/serial/version", json!(7)), "format version 7"),
     ] {

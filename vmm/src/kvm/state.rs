@@ -9,6 +9,8 @@ use super::vm::KvmError;
 
 /// Model-specific registers in one call of KVM, which takes 256.
 const CHUNK: usize = 256;
+/// As many as a vCPU may bring: KVM lists some two hundred.
+const MOST_MSRS: usize = 1024;
 /// IA32_TIME_STAMP_COUNTER.
 pub(super) const TSC: u32 = 0x10;
 /// IA32_TSC_DEADLINE: arms the timer of the local APIC, whose mode and clock must be there already.
@@ -194,6 +196,12 @@ fn read_msrs(vcpu: &VcpuFd, indices: &[u32]) -> Result<Vec<(u32, u64)>, KvmError
 
 /// Writes those of `wanted` that are not so already: some of a new vCPU cannot be written at all.
 fn write_msrs(vcpu: &VcpuFd, wanted: &[(u32, u64)]) -> Result<(), KvmError> {
+    if wanted.len() > MOST_MSRS {
+        return Err(KvmError::Saved {
+            name: "msrs",
+            length: wanted.len(),
+        });
+    }
     let indices: Vec<_> = wanted.iter().map(|(index, _)| *index).collect();
     let there = read_msrs(vcpu, &indices)?;
     let (last, first): (Vec<_>, Vec<_>) = wanted

@@ -47,7 +47,7 @@ pub enum KvmError {
         source: kvm_ioctls::Error,
     },
     /// A structure of a snapshot that is another one here.
-    #[error("the saved `{name}` of a vCPU has {length} bytes, which is not what this host's has")]
+    #[error("the saved `{name}` of a vCPU has a length of {length}, which is not what this host's has")]
     Saved {
         /// Which.
         name: &'static str,

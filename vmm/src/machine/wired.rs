@@ -313,8 +313,10 @@ impl Bootable {
             // Has the time zone read, which the log will ask for when no file may be opened any more.
             let _ = LocalTime::now();
         }
-        if paused {
-            gate.close();
+        match paused {
+            true => gate.close(),
+            // An attempt that failed may have left it closed.
+            false => gate.open(),
         }
         let vcpus = Vcpus::start(self.vcpus, gate, end, Arc::new(self.buses), &memory, confinement)?;
         if let Some(confinement) = confinement {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use koya_api::config::{MachineConfig, SnapshotCreate, SnapshotLoad, VmConfig};
+use koya_api::config::{MachineConfig, Serial, SnapshotCreate, SnapshotLoad, VmConfig};
 use koya_api::{Action, ActionError, ActionHandler};
 
 use super::{Monitor, Phase};
@@ -70,6 +70,10 @@ impl Monitor {
         let mut config = loaded.saved.devices_for(load).map_err(failed)?;
         config.snapshot = Some(source);
         config.machine_config = None;
+        let serial = self.resources()?.serial.clone();
+        if serial != Serial::default() {
+            config.serial = Some(serial);
+        }
         let result = self.configure(config).and_then(|()| {
             self.resources()?.machine.track_dirty_pages =
                 load.track_dirty_pages || load.enable_diff_snapshots;

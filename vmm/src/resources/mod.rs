@@ -260,9 +260,13 @@ impl Resources {
         }
     }
 
-    /// Whether nothing has been said yet.
+    /// Whether nothing has been said yet that makes the machine; where its console's output goes does not.
     pub fn is_untouched(&self) -> bool {
-        self.describe() == Self::default().describe()
+        let config = VmConfig {
+            serial: None,
+            ..self.describe()
+        };
+        config == Self::default().describe()
     }
 
     /// Opens everything again that `config` names. What cannot be opened any more is left out: the next start

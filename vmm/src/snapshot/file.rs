@@ -1,7 +1,8 @@
 //! The file with the state.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use koya_api::config::{SnapshotLoad, VmConfig};
@@ -12,7 +13,7 @@ use crate::resources::open_file;
 
 /// The first line. Its number changes when older builds could not read what follows.
 const FORMAT: &str = "koya-snapshot 1\n";
-/// The most that is read: 32 vCPUs have about 2 MiB.
+/// The most that is read: 32 vCPUs have less than 1 MiB.
 const MOST: u64 = 16 << 20;
 
 impl SavedVm {
@@ -26,7 +27,9 @@ impl SavedVm {
         let state = serde_json::to_vec(self).map_err(|error| failed(error.into()))?;
         let mut file = create(path)?;
         file.write_all(FORMAT.as_bytes()).map_err(failed)?;
-        file.write_all(&state).map_err(failed)
+        file.write_all(&state)
+            .and_then(|()| file.sync_all())
+            .map_err(failed)
     }
 
     /// Reads and checks the one at `path`.
@@ -70,7 +73,12 @@ impl SavedVm {
 
     /// The devices to restore it with: those it had, with what `load` says otherwise.
     pub fn devices_for(&self, load: &SnapshotLoad) -> Result<VmConfig, SnapshotError> {
-        let mut config = self.config.clone();
+        let mut config = VmConfig {
+            // Those of whoever loads it; none is ever saved.
+            logger: None,
+            metrics: None,
+            ..self.config.clone()
+        };
         for wanted in &load.network_overrides {
             let known = config
                 .network_interfaces
@@ -94,19 +102,19 @@ impl SavedVm {
     }
 }
 
-/// A new, empty file for its owner alone, in the place of what is there.
+/// A new, empty file for its owner alone, in the place of what is there. That goes on to exist for whoever has it open, as a
+/// guest that was restored has its memory.
 pub(super) fn create(path: &Path) -> Result<File, SnapshotError> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let mut options = File::options();
-    // Without O_NONBLOCK, opening a named pipe would wait for a reader.
-    options
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC);
-    options.open(path).map_err(|source| SnapshotError::Write {
+    let failed = |source| SnapshotError::Write {
         path: path.to_owned(),
         source,
-    })
+    };
+    match fs::symlink_metadata(path) {
+        Ok(known) if known.is_file() || known.is_symlink() => fs::remove_file(path).map_err(failed)?,
+        // What else is there is in the way.
+        _ => {}
+    }
+    let mut options = File::options();
+    options.write(true).create_new(true).mode(0o600);
+    options.open(path).map_err(failed)
 }

@@ -37,7 +37,7 @@ pub fn write(memory: &GuestRam, path: &Path) -> Result<(), SnapshotError> {
         write_region(region, &file, offset).map_err(failed)?;
         offset = offset.saturating_add(region.len());
     }
-    Ok(())
+    file.sync_all().map_err(failed)
 }
 
 fn write_region<R>(region: &R, file: &File, offset: u64) -> io::Result<()>

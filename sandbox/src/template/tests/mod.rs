@@ -233,6 +233,23 @@ fn the_first_start_boots_the_second_makes_a_template_and_all_others_fork_it() {
     );
 }
 
+/// Something of one container's is missing: the others go on from the template.
+#[test]
+fn a_fork_that_lacks_something_leaves_the_template() {
+    let place = Place::new("lacks");
+    place.start();
+    place.start();
+    let before = place.kept();
+    place.ask("lacks");
+    let (started, _) = place.attempt(|| false);
+    let error = started.err().unwrap();
+    assert!(
+        error.is_by_chance() && one_line(&error).contains("no such file"),
+        "{error}"
+    );
+    assert_eq!(place.kept(), before);
+}
+
 #[test]
 fn a_fork_that_fails_takes_the_template_along_and_the_next_start_boots() {
     let place = Place::new("broken");

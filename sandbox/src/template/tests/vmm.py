@@ -47,7 +47,9 @@ with open("vm.json") as file:
 with open(os.path.join(BASE, "told"), "a") as told:
     told.write(json.dumps(config) + "\n")
 if "snapshot" in config and is_asked("broken"):
-    sys.exit("koya-vmm: the state is not of this host")
+    sys.exit("koya-vmm: Load snapshot error: the state is not of this host")
+if "snapshot" in config and is_asked("lacks"):
+    sys.exit("koya-vmm: Drive config error: no such file")
 listener = unix()
 listener.bind("api.sock")
 listener.listen()
