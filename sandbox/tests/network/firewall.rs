@@ -77,6 +77,14 @@ fn has_rules_of_its_own() -> bool {
     run(&format!("{program} --version")).contains("netavark 1.4.")
 }
 
+/// What a test with `ours` in its name is about; tests/run leaves those out where it brings another netavark.
+fn needs_rules_of_ours() {
+    assert!(
+        !has_rules_of_its_own(),
+        "this takes KOYA_NETAVARK=$(resources/netavark/build)"
+    );
+}
+
 /// Docker and ufw set the host up so. No program of the firewall is started by a netavark that can do without.
 #[test]
 fn the_world_is_reached_and_reaches_ports_where_nothing_else_is_forwarded() {
@@ -108,10 +116,8 @@ fn the_world_is_reached_and_reaches_ports_where_nothing_else_is_forwarded() {
 
 /// Addresses of the loopback device come by a wire only if somebody wants in.
 #[test]
-fn what_the_host_has_for_itself_is_reached_by_nobody_else() {
-    if has_rules_of_its_own() {
-        return;
-    }
+fn ours_let_nobody_else_reach_what_the_host_has_for_itself() {
+    needs_rules_of_ours();
     let host = Host::new();
     let world = beyond(&host);
     let (web, at_web) = start(&host, "web", "koya", &["127.0.0.1:8080:80"]);
@@ -148,10 +154,8 @@ fn what_the_host_has_for_itself_is_reached_by_nobody_else() {
 
 /// As where ufw lets nothing in.
 #[test]
-fn names_are_asked_for_where_nothing_else_comes_in() {
-    if has_rules_of_its_own() {
-        return;
-    }
+fn ours_let_names_be_asked_for_where_nothing_else_comes_in() {
+    needs_rules_of_ours();
     let host = Host::new();
     run("iptables -P INPUT DROP");
     run("iptables -A INPUT -i lo -j ACCEPT");
@@ -182,10 +186,8 @@ fn names_are_asked_for_where_nothing_else_comes_in() {
 
 /// Whoever comes after a container that could not be taken down has the rules all the same.
 #[test]
-fn the_rules_of_a_network_do_not_rest_on_one_that_is_half_gone() {
-    if has_rules_of_its_own() {
-        return;
-    }
+fn ours_do_not_rest_on_a_container_that_is_half_gone() {
+    needs_rules_of_ours();
     let host = Host::new();
     create(&host, "shared", &["10.92.5.0/24"], false);
     let (first, at_first) = start(&host, "first", "shared", &[]);

@@ -3,8 +3,6 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
-use std::thread;
-use std::time::Duration;
 
 use koya_tests::vm::{Scratch, Vm};
 use serde_json::{Value, json};
@@ -96,8 +94,6 @@ fn linux_goes_on_from_a_snapshot_twice_with_new_disks() {
         all.as_array_mut().unwrap().push(new);
         let mut fork = fork(&files, &all);
         fork.expect(&format!("koya-test: count={}\r\n", before + 2));
-        // The clock of the guest has not noticed.
-        thread::sleep(Duration::from_millis(100));
         fork.go_on();
         let report = fork.finish();
         assert_eq!(report.value("known"), "known");

@@ -86,7 +86,9 @@ fn a_guest_goes_on_in_as_many_monitors_as_one_likes() {
         assert!(!fork.vm.console.text().contains("ready"));
     }
     // Neither knows of the other, nor the original of both.
-    assert!(!forks[1].vm.console.text().contains("one\n"));
+    assert!(!forks[0].vm.console.text().contains("another"));
+    assert!(!forks[1].vm.console.text().contains("one"));
+    assert_eq!(original.vm.console.text(), "echo: ready\nfirst");
     original.change_state("Resumed");
     for monitor in forks.iter_mut().chain([&mut original]) {
         monitor.vm.type_in(b"q").unwrap();
@@ -338,6 +340,7 @@ fn what_cannot_be_frozen_is_refused() {
     let nowhere = json!({ "snapshot_path": "/nowhere/s", "mem_file_path": files.memory() }).to_string();
     let fault = monitor.refused(Method::Put, "/snapshot/create", &nowhere);
     assert!(fault.contains("cannot write \"/nowhere/s\""), "{fault}");
+    assert!(!files.memory().exists(), "half a snapshot is left");
     // It is as it was.
     monitor.done(Method::Put, "/snapshot/create", &files.create());
     monitor.change_state("Resumed");

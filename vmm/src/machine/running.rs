@@ -1,5 +1,6 @@
 //! The last phase: a guest that runs, or stands still.
 
+use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -99,7 +100,10 @@ impl Running {
             devices,
         };
         snapshot::memory::write(&self.memory, memory)?;
-        saved.write(state)
+        saved.write(state).inspect_err(|_| {
+            // Nor is one without the other.
+            let _ = fs::remove_file(memory);
+        })
     }
 
     /// Ends the guest's time for good: it does nothing any more, while what it has left behind is cleared up.

@@ -26,10 +26,15 @@ impl SavedVm {
         // In one piece, so that the program has the code for it once.
         let state = serde_json::to_vec(self).map_err(|error| failed(error.into()))?;
         let mut file = create(path)?;
-        file.write_all(FORMAT.as_bytes()).map_err(failed)?;
-        file.write_all(&state)
-            .and_then(|()| file.sync_all())
-            .map_err(failed)
+        let written = file
+            .write_all(FORMAT.as_bytes())
+            .and_then(|()| file.write_all(&state))
+            .and_then(|()| file.sync_all());
+        written.map_err(|error| {
+            // Half of it is of no use.
+            let _ = fs::remove_file(path);
+            failed(error)
+        })
     }
 
     /// Reads and checks the one at `path`.

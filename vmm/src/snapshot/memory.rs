@@ -1,6 +1,6 @@
 //! The file with the memory.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -27,17 +27,25 @@ pub fn write(memory: &GuestRam, path: &Path) -> Result<(), SnapshotError> {
         source,
     };
     let file = create(path)?;
+    fill(&file, memory).map_err(|error| {
+        // Half of it is of no use.
+        let _ = fs::remove_file(path);
+        failed(error)
+    })
+}
+
+fn fill(file: &File, memory: &GuestRam) -> io::Result<()> {
     let length = memory
         .iter()
         .map(GuestMemoryRegion::len)
         .fold(0, u64::saturating_add);
-    file.set_len(length).map_err(failed)?;
+    file.set_len(length)?;
     let mut offset = 0;
     for region in memory.iter() {
-        write_region(region, &file, offset).map_err(failed)?;
+        write_region(region, file, offset)?;
         offset = offset.saturating_add(region.len());
     }
-    file.sync_all().map_err(failed)
+    file.sync_all()
 }
 
 fn write_region<R>(region: &R, file: &File, offset: u64) -> io::Result<()>
