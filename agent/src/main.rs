@@ -24,6 +24,7 @@ mod rpc;
 mod shares;
 mod streams;
 mod sys;
+mod windows;
 
 use std::path::Path;
 use std::process::ExitCode;

@@ -25,11 +25,11 @@ pub enum Action {
     PatchMachineConfig(MachineConfigUpdate),
     /// Say what to boot.
     PutBootSource(BootSource),
-    /// Add a drive, or replace the one with this id.
+    /// Add a drive, also to a running microVM with spare devices, or replace the one with this id.
     PutDrive(Drive),
     /// Change a drive of the running microVM.
     PatchDrive(DriveUpdate),
-    /// Add a network interface, or replace the one with this id.
+    /// Add a network interface, also to a running microVM with spare devices, or replace the one with this id.
     PutNetworkInterface(NetworkInterface),
     /// Change a network interface of the running microVM.
     PatchNetworkInterface(NetworkInterfaceUpdate),
@@ -89,11 +89,11 @@ impl Action {
     fn when(&self) -> When {
         match self {
             Self::GetInstance | Self::GetVersion | Self::GetMachineConfig | Self::GetVmConfig => When::Always,
+            // After the start only a microVM with spare devices takes them, which its monitor knows.
+            Self::PutDrive(_) | Self::PutNetworkInterface(_) => When::Always,
             Self::PutMachineConfig(_)
             | Self::PatchMachineConfig(_)
             | Self::PutBootSource(_)
-            | Self::PutDrive(_)
-            | Self::PutNetworkInterface(_)
             | Self::PutSharedFolder(_)
             | Self::StartInstance
             | Self::PutLogger(_)

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use koya_proto::client::ClientError;
 use koya_proto::error::ErrorKind;
-use koya_sandbox::StartError;
 use koya_sandbox::bundle::BundleError;
 use koya_sandbox::network::NamespaceError;
 use koya_sandbox::network::takeover::TakeoverError;
@@ -14,6 +13,7 @@ use koya_sandbox::parts::PartsError;
 use koya_sandbox::settings::SettingsError;
 use koya_sandbox::signals::SignalError;
 use koya_sandbox::volumes::VolumeError;
+use koya_sandbox::{DeviceError, StartError};
 
 use crate::record::Status;
 
@@ -44,6 +44,9 @@ pub enum RuntimeError {
         /// What was to be done.
         verb: &'static str,
     },
+    /// A device cannot join the microVM.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// A file cannot be read or written.
     #[error("cannot {act} {path:?}")]
     File {

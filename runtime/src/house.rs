@@ -20,7 +20,7 @@ use koya_proto::error::ErrorKind;
 use koya_proto::{PROTOCOL_MAJOR, PROTOCOL_MINOR, RPC_PORT};
 use koya_sandbox::bundle::{Neighbour, Neighbours};
 use koya_sandbox::volumes::{LaterVolumes, Volume, Volumes};
-use koya_sandbox::{Sandbox, hybrid, vsock};
+use koya_sandbox::{Devices, Sandbox, hybrid, vsock};
 
 use crate::error::RuntimeError;
 use crate::record::{Record, Status};
@@ -167,6 +167,14 @@ impl House {
         match self {
             Self::Own { sandbox, .. } => sandbox.agent(),
             Self::Shared(guest) => &guest.agent,
+        }
+    }
+
+    /// The devices of a microVM of its own.
+    pub fn devices(&self) -> Option<Devices> {
+        match self {
+            Self::Own { sandbox, .. } => Some(sandbox.devices()),
+            Self::Shared(_) => None,
         }
     }
 

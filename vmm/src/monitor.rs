@@ -1,5 +1,6 @@
 //! The microVM as its controllers see it: configured, then running, then paused or running.
 
+mod devices;
 mod start;
 
 use std::cell::RefCell;
@@ -13,8 +14,7 @@ use std::time::Duration;
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use koya_api::action::WantedState;
 use koya_api::config::{
-    CpuTemplate, DriveUpdate, Logger, MachineConfig, MachineConfigError, MachineConfigUpdate, Metrics,
-    NetworkInterfaceUpdate, RateLimiter, TokenBucket, VmConfig,
+    CpuTemplate, Logger, MachineConfig, MachineConfigError, MachineConfigUpdate, Metrics, VmConfig,
 };
 use koya_api::error::Cause;
 use koya_api::{Action, ActionError, ActionHandler, InstanceInfo, InstanceState, Outcome, VersionInfo};
@@ -26,9 +26,9 @@ use crate::console::{self, RawTerminal};
 use crate::ending::EndLine;
 use crate::event_loop::{self, Arrivals};
 use crate::logger::{self, LoggerUpdate};
-use crate::machine::{Running, UpdateError};
+use crate::machine::Running;
 use crate::metrics::{MetricsWriter, Report};
-use crate::resources::{self, Resources};
+use crate::resources::Resources;
 use crate::sink;
 use crate::vcpu::Gate;
 
@@ -225,48 +225,6 @@ impl Monitor {
         Ok(())
     }
 
-    fn update_drive(&mut self, update: &DriveUpdate) -> Result<(), ActionError> {
-        let (config, running) = self.started()?;
-        let refused = |error: Cause| ActionError::Drive(error);
-        let known = config
-            .drives
-            .iter_mut()
-            .find(|drive| drive.drive_id == update.drive_id);
-        let Some(known) = known else {
-            return Err(refused(Box::new(UpdateError::UnknownDrive(
-                update.drive_id.clone(),
-            ))));
-        };
-        let mut changed = known.clone();
-        changed.path_on_host = update.path_on_host.clone().or(changed.path_on_host);
-        changed.rate_limiter = merged(changed.rate_limiter, update.rate_limiter);
-        let backend = match update.path_on_host {
-            Some(_) => Some(resources::open_drive(&changed).map_err(|error| refused(Box::new(error)))?),
-            None => None,
-        };
-        running
-            .update_drive(update, backend)
-            .map_err(|error| refused(Box::new(error)))?;
-        *known = changed;
-        Ok(())
-    }
-
-    fn update_network(&mut self, update: &NetworkInterfaceUpdate) -> Result<(), ActionError> {
-        let (config, running) = self.started()?;
-        running
-            .update_network(update)
-            .map_err(|error| ActionError::Network(Box::new(error)))?;
-        for known in config
-            .network_interfaces
-            .iter_mut()
-            .filter(|known| known.iface_id == update.iface_id)
-        {
-            known.rx_rate_limiter = merged(known.rx_rate_limiter, update.rx_rate_limiter);
-            known.tx_rate_limiter = merged(known.tx_rate_limiter, update.tx_rate_limiter);
-        }
-        Ok(())
-    }
-
     fn change_state(&mut self, wanted: WantedState) -> Result<(), ActionError> {
         let (_, running) = self.started()?;
         match wanted {
@@ -325,14 +283,8 @@ impl Monitor {
                 .resources()?
                 .set_boot(config)
                 .map_err(|error| ActionError::BootSource(Box::new(error))),
-            Action::PutDrive(config) => self
-                .resources()?
-                .set_drive(config)
-                .map_err(|error| ActionError::Drive(Box::new(error))),
-            Action::PutNetworkInterface(config) => self
-                .resources()?
-                .set_network(config)
-                .map_err(|error| ActionError::Network(Box::new(error))),
+            Action::PutDrive(config) => self.put_drive(config),
+            Action::PutNetworkInterface(config) => self.put_network(config),
             Action::PutSharedFolder(config) => self
                 .resources()?
                 .set_shared_folder(config)
@@ -419,16 +371,6 @@ impl MutEventSubscriber for PeriodicFlush {
             log::warn!("cannot write the metrics: {error}");
         }
     }
-}
-
-/// The limits in force after a change: what it does not name stays, a bucket without limits is gone.
-fn merged(old: Option<RateLimiter>, update: Option<RateLimiter>) -> Option<RateLimiter> {
-    let (old, update) = (old.unwrap_or_default(), update.unwrap_or_default());
-    let result = RateLimiter {
-        bandwidth: update.bandwidth.or(old.bandwidth).filter(TokenBucket::limits),
-        ops: update.ops.or(old.ops).filter(TokenBucket::limits),
-    };
-    result.limits().then_some(result)
 }
 
 /// The metrics cannot be set up.

@@ -11,6 +11,7 @@ use nix::mount::{MsFlags, mount};
 
 use crate::error::{Result, invalid, storage};
 use crate::sys::Deadline;
+use crate::windows;
 
 const BLOCK: &str = "/sys/block";
 /// virtio-blk's serial has at most this many bytes (virtio 1.2 §5.2.6.1).
@@ -74,14 +75,22 @@ fn find_with(serial: &str, bytes: u64, block: &Path) -> Result<PathBuf> {
         )));
     }
     let deadline = Deadline::after(PATIENCE);
+    let mut is_new = true;
     loop {
         let names = fs::read_dir(block).map_err(|error| storage("list the guest's disks", error))?;
         for entry in names.flatten() {
             let reported = fs::read_to_string(entry.path().join("serial")).unwrap_or_default();
             let is_meant = reported.trim_end_matches(['\0', '\n']) == serial;
+            is_new &= !is_meant;
             if is_meant && (bytes == 0 || size(&entry.path()) == Some(bytes)) {
                 return Ok(Path::new("/dev").join(entry.file_name()));
             }
+        }
+        if is_new {
+            // It may have come after the boot.
+            windows::look_again();
+            is_new = false;
+            continue;
         }
         if deadline.passed() {
             return Err(storage(

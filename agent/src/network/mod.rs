@@ -26,6 +26,7 @@ pub use names::serve as serve_names;
 use crate::containers::Containers;
 use crate::error::{Result, runtime, state};
 use crate::sys::Deadline;
+use crate::windows;
 use plan::Plan;
 
 /// How long a device may take to come back from a container that has just ended.
@@ -47,10 +48,17 @@ pub fn configure(
         namespace_of(containers, &request.id)?
     };
     let until = Deadline::after(deadline.left().unwrap_or(RETURN).min(RETURN));
+    let mut looked = false;
     for interface in &plan.interfaces {
         while !inside(&target, || apply::is_here(interface))?
             && !inside(&guest, || apply::send(interface, &target))?
         {
+            if !looked {
+                // It may have come after the boot.
+                windows::look_again();
+                looked = true;
+                continue;
+            }
             if until.passed() {
                 return Err(state(format!(
                     "the guest has no network device with the MAC {}",

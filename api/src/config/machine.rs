@@ -31,8 +31,8 @@ pub struct MachineConfig {
     /// The pages that back the guest's memory.
     #[serde(default)]
     pub huge_pages: HugePages,
-    /// Places for further devices, which a microVM that goes on from a snapshot of this one may fill: 0 to 19, less
-    /// the devices there are. Not a field of Firecracker's.
+    /// Places for further devices, which may join the microVM while it runs, and which one that goes on from its
+    /// snapshot may fill: 0 to 19, less the devices there are. Not a field of Firecracker's.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub spare_devices: u8,
 }

@@ -1,56 +1,35 @@
 //! The network of a container that has a microVM of its own: what is in the stand-in's namespace, taken over as it is.
 //!
 //! Engines make that namespace before the container, but where a user namespace is to own it: then they furnish what they
-//! find when the container has been created. Its microVM, which has booted by then, has cards to spare for that.
+//! find when the container has been created. Cards for that join its microVM, which runs by then.
 
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use koya_proto::client::AgentClient;
-use koya_sandbox::network::takeover::{
-    Spare, Taken, Within, keep_answers, make_spares, take_over, take_over_later,
-};
+use koya_sandbox::network::takeover::{Spare, Taken, Within, keep_answers, take_over};
 use koya_sandbox::network::{Namespace, VmNetwork};
-use koya_sandbox::rights;
+use koya_sandbox::{Devices, rights};
 
 use crate::error::RuntimeError;
 
 /// This thread's network namespace, which is the stand-in's.
 const NAMESPACE: &str = "/proc/self/ns/net";
-/// Cards of a microVM whose network comes later: so many networks it can have.
-const CARDS: usize = 4;
 
 /// What is taken over.
 pub(super) struct Network {
     taken: Taken,
-    cards: Vec<Spare>,
-    /// Those that wait for interfaces.
-    spares: Mutex<Vec<Spare>>,
+    /// Whether there was nothing, and it may come later.
+    awaited: AtomicBool,
 }
 
 impl Network {
-    /// Takes over what is there. If that is nothing, and more may come `late`, there are cards for it.
+    /// Takes over what is there. If that is nothing, it may come `late`.
     pub fn take(late: bool) -> Result<Self, RuntimeError> {
-        let namespace = Namespace::open(Path::new(NAMESPACE))?;
-        let taken = take_over(&namespace, within())?;
-        let cards = taken.interfaces.iter().map(|interface| Spare {
-            tap: interface.tap.clone(),
-            mac: interface.mac,
-        });
-        let cards: Vec<_> = cards.collect();
-        let mut spares = Vec::new();
-        if late && cards.is_empty() {
-            // Not `tap0`, which slirp4netns makes.
-            let random = (0..CARDS).map(|number| Spare::random(format!("koya{number}")));
-            spares = random
-                .collect::<Result<_, _>>()
-                .map_err(RuntimeError::system("read random numbers"))?;
-            make_spares(&namespace, &spares)?;
-        }
+        let taken = take_over(&Namespace::open(Path::new(NAMESPACE))?, within())?;
         Ok(Self {
-            cards: cards.into_iter().chain(spares.iter().cloned()).collect(),
+            awaited: AtomicBool::new(late && taken.interfaces.is_empty()),
             taken,
-            spares: Mutex::new(spares),
         })
     }
 
@@ -59,7 +38,7 @@ impl Network {
         VmNetwork {
             vm: id.to_owned(),
             netns: NAMESPACE.into(),
-            cards: self.cards.clone(),
+            cards: cards(&self.taken),
         }
     }
 
@@ -76,19 +55,29 @@ impl Network {
         Ok(agent.configure_network(&self.taken.request(id))?)
     }
 
-    /// Gives it what has come since, once.
-    pub fn give_late(&self, agent: &AgentClient, id: &str) -> Result<(), RuntimeError> {
-        let spares = std::mem::take(&mut *self.spares.lock().unwrap_or_else(PoisonError::into_inner));
-        if spares.is_empty() {
+    /// Gives it what has come since, once. Its microVM is the one with these devices.
+    pub fn give_late(&self, devices: &Devices, agent: &AgentClient, id: &str) -> Result<(), RuntimeError> {
+        if !self.awaited.swap(false, Ordering::SeqCst) {
             return Ok(());
         }
-        let namespace = Namespace::open(Path::new(NAMESPACE))?;
-        let taken = take_over_later(&namespace, &spares, within())?;
-        match taken.interfaces.is_empty() {
-            true => Ok(()),
-            false => Ok(agent.configure_network(&taken.request(id))?),
+        let taken = take_over(&Namespace::open(Path::new(NAMESPACE))?, within())?;
+        if taken.interfaces.is_empty() {
+            return Ok(());
         }
+        for card in cards(&taken) {
+            devices.add_card(&card)?;
+        }
+        Ok(agent.configure_network(&taken.request(id))?)
     }
+}
+
+/// The cards that the guest has of what is taken over.
+fn cards(taken: &Taken) -> Vec<Spare> {
+    let cards = taken.interfaces.iter().map(|interface| Spare {
+        tap: interface.tap.clone(),
+        mac: interface.mac,
+    });
+    cards.collect()
 }
 
 /// Engines of ordinary users forward ports by connecting from the namespace.

@@ -158,8 +158,8 @@ impl Monitor {
     /// Runs the program, with the network that has come since.
     fn start(&self, id: &str) -> Result<(), RuntimeError> {
         let agent = self.house.agent();
-        if let Some(network) = &self.network {
-            network.give_late(agent, id)?;
+        if let Some((network, devices)) = self.network.as_ref().zip(self.house.devices()) {
+            network.give_late(&devices, agent, id)?;
         }
         agent.start(id)?;
         // From now on it mostly waits.

@@ -74,13 +74,13 @@ fn boot_once(
     let mut outside = Outside::prepare(records, &folder, &vm, container)?;
     timeline.mark("host is prepared");
     let image = records.image(&container.id);
-    let slots = Slots::new(&folder, vm.settings.rooms, &image);
+    let slots = Slots::new(&folder, vm.settings.rooms);
     let spec = SandboxSpec {
         vcpus: vm.settings.vcpus,
         memory_mib: vm.settings.memory_mib,
-        disks: slots.disks(scratch).map_err(BootError::Disks)?,
+        disks: slots.disks(&image, scratch).map_err(BootError::Disks)?,
         share: outside.share(),
-        network: outside.network().cloned(),
+        network: outside.network_of(container),
         templates: forks,
     };
     vm.monitor_pid = Some(std::process::id());

@@ -7,6 +7,7 @@ use super::ends::FAILED;
 use super::outside::OutsideError;
 use super::room::StartRoomError;
 use super::slots::SlotError;
+use crate::sandbox::DeviceError;
 use crate::state::StateError;
 
 /// A request cannot be met.
@@ -18,6 +19,8 @@ pub(super) enum RequestError {
     Slot(#[from] SlotError),
     #[error(transparent)]
     Outside(#[from] OutsideError),
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     #[error(transparent)]
     Room(#[from] StartRoomError),
     #[error("container {0} runs already")]

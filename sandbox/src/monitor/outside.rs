@@ -1,5 +1,6 @@
 //! What the containers of a microVM have of the host: networks, and volumes.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,9 +9,10 @@ use koya_proto::v1;
 
 use super::output::{complain, lock};
 use crate::container::{IdMap, Mount};
+use crate::network::takeover::Spare;
 use crate::network::{Attached, NetworkError, Networks, VmNetwork};
 use crate::parts::{Parts, PartsError};
-use crate::sandbox::Share;
+use crate::sandbox::{DeviceError, Devices, Share};
 use crate::state::{Container, Records, Vm};
 use crate::volumes::{TAG, Volume, VolumeError, Volumes};
 
@@ -41,6 +43,8 @@ pub(super) enum OutsideError {
 pub(super) struct Outside {
     networks: Networks,
     network: Option<VmNetwork>,
+    /// Taps of the cards that the microVM has.
+    joined: Mutex<BTreeSet<String>>,
     volumes: Option<Volumes>,
     /// What the volumes are of, in the order of the mounts that they make.
     sources: Vec<Volume>,
@@ -67,12 +71,13 @@ impl Outside {
         }
         let network = match vm.settings.cards {
             0 => None,
-            cards => Some(networks.prepare(&vm.id, cards)?),
+            cards => Some(networks.prepare(&vm.id, cards, first.settings.network.count())?),
         };
         // From here on, whatever fails, the network is dismantled.
         let mut outside = Self {
             networks,
             network,
+            joined: Mutex::default(),
             volumes: None,
             sources: sources(records, first),
             early: Mutex::default(),
@@ -88,9 +93,29 @@ impl Outside {
         Ok(outside)
     }
 
-    /// The network devices, and where they are.
-    pub fn network(&self) -> Option<&VmNetwork> {
-        self.network.as_ref()
+    /// The network cards that the microVM begins with, and where they are: as many as its first container has networks.
+    /// They are those that it gets, because nobody else has any.
+    pub fn network_of(&self, first: &Container) -> Option<VmNetwork> {
+        let mut network = self.network.clone()?;
+        network.cards.truncate(first.settings.network.count());
+        let taps = network.cards.iter().map(|card| card.tap.clone());
+        *lock(&self.joined) = taps.collect();
+        Some(network)
+    }
+
+    /// Has the cards of what a container is attached to join the microVM, unless they have.
+    pub fn join(&self, attached: &Attached, devices: &Devices) -> Result<(), DeviceError> {
+        let mut joined = lock(&self.joined);
+        for link in &attached.links {
+            if !joined.contains(&link.tap) {
+                devices.add_card(&Spare {
+                    tap: link.tap.clone(),
+                    mac: link.mac,
+                })?;
+                joined.insert(link.tap.clone());
+            }
+        }
+        Ok(())
     }
 
     /// The volumes, as the microVM is told of them.

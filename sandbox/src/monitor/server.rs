@@ -350,6 +350,7 @@ impl Monitor {
             .attach(container)
             .map_err(RequestError::from)
             .and_then(|attached| {
+                self.outside.join(&attached, &self.sandbox.devices())?;
                 self.timeline.mark("networks are attached");
                 let furniture = Furniture {
                     slot,

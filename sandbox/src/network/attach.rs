@@ -25,12 +25,13 @@ impl Networks {
         netavark::find().err()
     }
 
-    /// Makes the namespace of a microVM with `cards` network cards: at most one for each network of each of its
-    /// containers. What an earlier microVM of this id left goes first. Only whoever runs the microVM may do this.
+    /// Makes the namespace of a microVM that may have `cards` network cards: at most one for each network of each of its
+    /// containers. It starts with the `first` of them, whose taps are made; the others' are when containers need them. What
+    /// an earlier microVM of this id left goes first. Only whoever runs the microVM may do this.
     ///
     /// # Errors
     /// [`NetworkError`]; nothing is left then.
-    pub fn prepare(&self, vm: &str, cards: usize) -> Result<VmNetwork, NetworkError> {
+    pub fn prepare(&self, vm: &str, cards: usize, first: usize) -> Result<VmNetwork, NetworkError> {
         if !host::is_root() {
             return Err(NetworkError::Rootless);
         }
@@ -51,7 +52,10 @@ impl Networks {
         let made = Namespace::remove(&network.netns)
             .and_then(|()| Namespace::create(&network.netns))
             .map_err(NetworkError::from)
-            .and_then(|namespace| Ok(takeover::make_spares(&namespace, &network.cards)?));
+            .and_then(|namespace| {
+                let first: Vec<_> = network.cards.iter().take(first).cloned().collect();
+                Ok(takeover::make_spares(&namespace, &first)?)
+            });
         if let Err(error) = made {
             let _ = Namespace::remove(&network.netns);
             let _ = forget(&self.vms(), vm);

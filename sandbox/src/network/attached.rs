@@ -7,6 +7,7 @@ use koya_proto::v1;
 use serde::{Deserialize, Serialize};
 
 use super::address::Mac;
+use super::definition::NONE;
 use super::firewall::Rules;
 use super::netavark::Builder;
 use super::ports::{PortMapping, Published};
@@ -33,6 +34,17 @@ pub struct NetworkRequest {
     pub dns_search: Vec<String>,
     /// Lines of its /etc/hosts: names and their addresses.
     pub hosts: Vec<(String, IpAddr)>,
+}
+
+impl NetworkRequest {
+    /// How many networks that are.
+    pub fn count(&self) -> usize {
+        match self.networks.as_slice() {
+            [] => 1,
+            [one] if one == NONE => 0,
+            names => names.len(),
+        }
+    }
 }
 
 /// The network namespace of a microVM.

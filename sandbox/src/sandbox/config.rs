@@ -4,7 +4,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{SandboxSpec, StartError};
+use super::{Disk, SandboxSpec, StartError};
+use crate::network::takeover::Spare;
 use crate::parts::Parts;
 
 /// The guest's address. Each VMM has a socket of its own, so that all guests may have the same.
@@ -18,14 +19,14 @@ pub(crate) const BOOT_ARGS: &str =
 const WINDOWS: usize = 19;
 /// Those of [`own_devices`], which all have.
 const OWN: usize = 2;
-/// As many devices as a fork may add to those of its template.
+/// As many devices as may join a microVM that has nothing but these: a fork, or one that runs.
 pub(crate) const SPARE: usize = WINDOWS - OWN;
 
-/// A microVM that boots, with everything of `spec`.
+/// A microVM that boots, with everything of `spec`, and room for what may join it.
 pub(super) fn booted(parts: &Parts, spec: &SandboxSpec, initramfs: &Path) -> Result<Value, StartError> {
     let mut config = json!({
         "boot-source": boot_source(parts, initramfs, BOOT_ARGS)?,
-        "machine-config": { "vcpu_count": spec.vcpus, "mem_size_mib": spec.memory_mib },
+        "machine-config": machine(spec, SPARE.saturating_sub(devices(spec))),
     });
     add(&mut config, own_devices());
     add(&mut config, spec_devices(spec)?);
@@ -41,7 +42,7 @@ pub(crate) fn template(
 ) -> Result<Value, StartError> {
     let mut config = json!({
         "boot-source": boot_source(parts, initramfs, boot_args)?,
-        "machine-config": { "vcpu_count": spec.vcpus, "mem_size_mib": spec.memory_mib, "spare_devices": SPARE },
+        "machine-config": machine(spec, SPARE),
     });
     add(&mut config, own_devices());
     Ok(config)
@@ -65,6 +66,10 @@ pub(crate) fn devices(spec: &SandboxSpec) -> usize {
     spec.disks.len().saturating_add(cards).saturating_add(shares)
 }
 
+fn machine(spec: &SandboxSpec, spare: usize) -> Value {
+    json!({ "vcpu_count": spec.vcpus, "mem_size_mib": spec.memory_mib, "spare_devices": spare })
+}
+
 fn boot_source(parts: &Parts, initramfs: &Path, boot_args: &str) -> Result<Value, StartError> {
     Ok(json!({
         "kernel_image_path": text(&parts.kernel)?,
@@ -79,14 +84,10 @@ fn own_devices() -> Value {
 }
 
 fn spec_devices(spec: &SandboxSpec) -> Result<Value, StartError> {
-    let drives = spec.disks.iter().map(|disk| {
-        Ok(json!({
-            "drive_id": disk.serial,
-            "path_on_host": text(&disk.path)?,
-            "is_root_device": false,
-            "is_read_only": disk.read_only,
-        }))
-    });
+    let drives = spec
+        .disks
+        .iter()
+        .map(|disk| drive(disk).ok_or_else(|| StartError::Path(disk.path.clone())));
     let drives = drives.collect::<Result<Vec<_>, StartError>>()?;
     let folders = spec
         .share
@@ -94,10 +95,23 @@ fn spec_devices(spec: &SandboxSpec) -> Result<Value, StartError> {
         .map(|share| Ok(json!({ "folder_id": "share", "tag": share.tag, "socket": text(&share.socket)? })));
     let folders = folders.collect::<Result<Vec<_>, StartError>>()?;
     let cards = spec.network.iter().flat_map(|network| &network.cards);
-    let cards: Vec<_> = cards
-        .map(|card| json!({ "iface_id": card.tap, "host_dev_name": card.tap, "guest_mac": card.mac }))
-        .collect();
+    let cards: Vec<_> = cards.map(card).collect();
     Ok(json!({ "drives": drives, "shared-folders": folders, "network-interfaces": cards }))
+}
+
+/// A disk, as the API has it; nothing if its path is not UTF-8.
+pub(super) fn drive(disk: &Disk) -> Option<Value> {
+    Some(json!({
+        "drive_id": disk.serial,
+        "path_on_host": disk.path.to_str()?,
+        "is_root_device": false,
+        "is_read_only": disk.read_only,
+    }))
+}
+
+/// A network card, as the API has it.
+pub(super) fn card(card: &Spare) -> Value {
+    json!({ "iface_id": card.tap, "host_dev_name": card.tap, "guest_mac": card.mac })
 }
 
 /// Adds the members of one object to another.

@@ -1,6 +1,7 @@
 //! A running microVM with its agent.
 
 pub(crate) mod config;
+mod devices;
 mod error;
 #[cfg(test)]
 mod tests;
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant, SystemTime};
 use koya_proto::client::{self, AgentClient};
 use rustix::rand::{GetRandomFlags, getrandom};
 
+pub use devices::{DeviceError, Devices};
 pub use error::StartError;
 pub(crate) use vmm::{API, Vmm};
 
@@ -156,6 +158,11 @@ impl Sandbox {
     /// The agent.
     pub fn agent(&self) -> &AgentClient {
         &self.agent
+    }
+
+    /// Its devices, which may get more.
+    pub fn devices(&self) -> Devices {
+        Devices::of(&self.folder)
     }
 
     /// The socket through which ports of the guest are reached.

@@ -35,7 +35,7 @@ fn address(attached: &Attached) -> String {
 #[test]
 fn a_container_reaches_its_gateway_and_is_reached_through_its_port() {
     let host = Host::new();
-    let vm = host.networks.prepare("vm1", 1).unwrap();
+    let vm = host.networks.prepare("vm1", 1, 1).unwrap();
     assert_eq!(vm.cards.len(), 1);
     let web = host
         .networks
@@ -74,7 +74,7 @@ fn a_container_reaches_its_gateway_and_is_reached_through_its_port() {
 fn containers_find_each_other_by_name() {
     let host = Host::new();
     for (vm, id) in [("vm1", "web"), ("vm2", "db")] {
-        host.networks.prepare(vm, 1).unwrap();
+        host.networks.prepare(vm, 1, 1).unwrap();
         host.networks.attach(id, vm, &request(id, &[], &[])).unwrap();
     }
     let [db, web] = host.networks.all_attached().unwrap().try_into().unwrap();
@@ -115,7 +115,7 @@ fn containers_find_each_other_by_name() {
 #[test]
 fn a_name_is_answered_as_soon_as_its_container_is_attached() {
     let host = Host::new();
-    host.networks.prepare("vm1", 1).unwrap();
+    host.networks.prepare("vm1", 1, 1).unwrap();
     for _ in 0..2 {
         let room = host
             .networks
@@ -134,7 +134,7 @@ fn a_name_is_answered_as_soon_as_its_container_is_attached() {
 #[test]
 fn two_rooms_of_one_microvm() {
     let host = Host::new();
-    host.networks.prepare("vm1", 3).unwrap();
+    host.networks.prepare("vm1", 3, 1).unwrap();
     let one = host
         .networks
         .attach("one", "vm1", &request("one", &[], &["8001:80"]))
@@ -197,7 +197,7 @@ fn a_container_on_two_networks_has_two_interfaces() {
         ..Default::default()
     };
     host.networks.create(new).unwrap();
-    host.networks.prepare("vm1", 2).unwrap();
+    host.networks.prepare("vm1", 2, 2).unwrap();
     let both = host
         .networks
         .attach("both", "vm1", &request("both", &["koya", "back"], &[]))
@@ -228,7 +228,7 @@ fn a_container_on_two_networks_has_two_interfaces() {
 fn ports_in_use_are_refused_and_nothing_is_left() {
     let host = Host::new();
     let listener = TcpListener::bind("127.0.0.1:8080").unwrap();
-    host.networks.prepare("vm1", 2).unwrap();
+    host.networks.prepare("vm1", 2, 2).unwrap();
     let refused = host
         .networks
         .attach("web", "vm1", &request("web", &[], &["8080:80"]))
@@ -259,7 +259,7 @@ fn more_than_a_microvm_has_cards_for_is_refused() {
     let networks = &host.networks;
     let refused = networks.attach("a", "vm0", &request("a", &[], &[])).unwrap_err();
     assert!(matches!(refused, NetworkError::NoCards(_)), "{refused}");
-    networks.prepare("vm1", 1).unwrap();
+    networks.prepare("vm1", 1, 1).unwrap();
     networks.attach("a", "vm1", &request("a", &[], &[])).unwrap();
     let refused = networks.attach("b", "vm1", &request("b", &[], &[])).unwrap_err();
     assert!(
@@ -300,7 +300,7 @@ fn more_than_a_microvm_has_cards_for_is_refused() {
 fn what_a_killed_process_left_is_swept() {
     let host = Host::new();
     for vm in ["dead", "alive"] {
-        host.networks.prepare(vm, 1).unwrap();
+        host.networks.prepare(vm, 1, 1).unwrap();
         let ports = if vm == "dead" { "8001:80" } else { "8002:80" };
         host.networks.attach(vm, vm, &request(vm, &[], &[ports])).unwrap();
     }
@@ -321,7 +321,7 @@ fn what_a_killed_process_left_is_swept() {
 #[test]
 fn what_fails_half_way_leaves_nothing() {
     let host = Host::new();
-    host.networks.prepare("vm1", 1).unwrap();
+    host.networks.prepare("vm1", 1, 1).unwrap();
     // The card's tap cannot be made: something else has its name.
     let vms = host.networks.all_vms().unwrap();
     let namespace = vms[0].namespace().unwrap();
@@ -353,7 +353,7 @@ fn what_fails_half_way_leaves_nothing() {
 #[test]
 fn what_was_before_the_machine_was_switched_off_is_forgotten() {
     let host = Host::new();
-    host.networks.prepare("vm1", 1).unwrap();
+    host.networks.prepare("vm1", 1, 1).unwrap();
     host.networks
         .attach("web", "vm1", &request("web", &[], &[]))
         .unwrap();

@@ -25,7 +25,7 @@ fn request(name: &str, network: &str, ports: &[&str]) -> NetworkRequest {
 
 /// A container in a microVM of its own, which has the same id.
 fn start(host: &Host, name: &str, network: &str, ports: &[&str]) -> (Attached, Guest) {
-    let vm = host.networks.prepare(name, 1).unwrap();
+    let vm = host.networks.prepare(name, 1, 1).unwrap();
     let attached = host
         .networks
         .attach(name, name, &request(name, network, ports))

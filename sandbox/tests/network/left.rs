@@ -18,7 +18,7 @@ fn request(name: &str, networks: &[&str], ports: &[&str]) -> NetworkRequest {
 
 /// In a microVM of its own, which has the same id.
 fn attach(host: &Host, id: &str, request: &NetworkRequest) -> Attached {
-    host.networks.prepare(id, 1).unwrap();
+    host.networks.prepare(id, 1, 1).unwrap();
     host.networks.attach(id, id, request).unwrap()
 }
 
@@ -94,7 +94,7 @@ fn what_the_killed_had_is_the_next_ones() {
     }
     host.again().abandon(|vm| vm == "alive").unwrap();
     assert_eq!(ids(&host), ["alive", "dead"]);
-    host.networks.prepare("next", 1).unwrap();
+    host.networks.prepare("next", 1, 1).unwrap();
     let taken = host
         .networks
         .attach("next", "next", &request("next", &[], &["8002:80"]));

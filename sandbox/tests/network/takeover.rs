@@ -4,9 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::AsFd;
 
-use koya_sandbox::network::takeover::{
-    Spare, TakeoverError, Within, give_back, make_spares, take_over, take_over_later,
-};
+use koya_sandbox::network::takeover::{Within, give_back, take_over};
 use koya_sandbox::network::{Namespace, NamespaceError};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -178,45 +176,6 @@ fn programs_of_the_namespace_reach_the_guest() {
     // Whoever keeps the other one up hears the guest ask for it.
     assert!(!guest.pings("10.10.0.2"));
     assert!(hears_of(&mut tap, [10, 10, 0, 2]));
-}
-
-#[test]
-fn a_guest_that_runs_gets_what_comes_later() {
-    let host = Host::new();
-    let path = host.run_folder().join("netns/late");
-    let spares = [Spare::random("koya0".to_owned()).unwrap()];
-    let empty = Namespace::create(&path).unwrap();
-    make_spares(&empty, &spares).unwrap();
-    // A tap that nobody has open is no interface: a microVM has left it.
-    assert!(take_over(&empty, Within::Nobody).unwrap().interfaces.is_empty());
-    // A guest's own cards are none, also when a VMM has them open.
-    let _card = empty.run(|| open_tap("koya0")).unwrap();
-    let taken = take_over_later(&empty, &spares, Within::Nobody).unwrap();
-    assert!(taken.interfaces.is_empty(), "{taken:?}");
-    Namespace::remove(&path).unwrap();
-
-    let namespace = somebodys(&host);
-    make_spares(&namespace, &spares).unwrap();
-    let _other = kept_up(&namespace);
-    let error = take_over_later(&namespace, &spares, Within::Nobody).unwrap_err();
-    assert!(
-        matches!(error, TakeoverError::TooMany { found: 2, cards: 1 }),
-        "{error}"
-    );
-    namespace.run(|| run("ip link set tap0 down")).unwrap();
-    let taken = take_over_later(&namespace, &spares, Within::Programs).unwrap();
-    let [interface] = taken.interfaces.as_slice() else {
-        panic!("only one is up: {taken:?}")
-    };
-    let seen = (interface.name.as_str(), interface.tap.as_str(), interface.mac);
-    assert_eq!(seen, ("eth0", "koya0", spares[0].mac));
-    let guest = Guest::new(&namespace, &taken, &host.run_folder().join("netns/guest"));
-    assert!(guest.pings("10.9.0.1"));
-    guest.serve(80, "the guest");
-    assert_eq!(
-        namespace.run(|| hear("10.9.0.2:80")).unwrap().unwrap(),
-        "the guest"
-    );
 }
 
 #[test]

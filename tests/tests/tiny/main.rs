@@ -18,6 +18,7 @@ mod console;
 mod endings;
 mod hostile;
 mod leftovers;
+mod plug;
 mod snapshot;
 mod support;
 mod terminal;

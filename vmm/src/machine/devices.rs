@@ -13,6 +13,7 @@ use koya_devices::virtio::rng::Rng;
 use koya_devices::virtio::vsock::Vsock;
 
 use super::limits::limiter_update;
+use super::plug::Spares;
 use super::running::UpdateError;
 use super::windows::Windows;
 use crate::metrics::Report;
@@ -29,6 +30,8 @@ pub(super) struct Devices {
     pub vsock: Option<Shared<Vsock>>,
     /// Where the virtio devices are.
     pub windows: Windows,
+    /// Those that had none when the guest started.
+    pub spares: Spares,
     pub ioapic: Arc<Mutex<IoApic>>,
     pub serial: Arc<Mutex<Serial>>,
     pub i8042: Arc<Mutex<I8042>>,

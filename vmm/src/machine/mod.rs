@@ -10,6 +10,7 @@ mod devices;
 mod frame;
 mod legacy;
 mod limits;
+mod plug;
 mod running;
 mod saved;
 mod windows;
@@ -28,6 +29,7 @@ use crate::snapshot::SnapshotError;
 use crate::vcpu::VcpuThreadError;
 
 pub use frame::Frame;
+pub use plug::PlugError;
 pub use running::{Running, UpdateError};
 pub use saved::SavedDevices;
 pub use wired::{Bootable, Wired};

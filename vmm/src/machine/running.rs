@@ -52,6 +52,8 @@ pub struct Running {
     pub(super) vcpus: Vcpus,
     pub(super) devices: Devices,
     pub(super) paused: bool,
+    /// Whether its threads may use io_uring.
+    pub(super) rings: bool,
     /// Registered with the VM, which needs it mapped.
     pub(super) vm: Arc<Vm>,
     pub(super) memory: GuestRam,

@@ -68,6 +68,27 @@ impl Windows {
         Some(window)
     }
 
+    /// Whether one is nobody's.
+    pub fn has_spare(&self) -> bool {
+        self.places.iter().any(|place| place.occupant.is_none())
+    }
+
+    /// Takes the window of `occupant` back.
+    pub fn leave(&mut self, occupant: &Occupant) {
+        let own = |place: &&mut Place| place.occupant.as_ref() == Some(occupant);
+        if let Some(place) = self.places.iter_mut().find(own) {
+            *place = Place {
+                occupant: None,
+                taken: false,
+            };
+        }
+    }
+
+    /// Leaves it at those that there are: the guest is told.
+    pub fn close(&mut self) {
+        self.open = false;
+    }
+
     /// Adds windows without a device.
     pub fn add_spare(&mut self, count: usize) {
         let empty = || Place {
@@ -149,6 +170,20 @@ mod tests {
             assert!(windows.take(drive(&index.to_string())).is_some());
         }
         assert!(windows.take(drive("one more")).is_none());
+    }
+
+    #[test]
+    fn once_the_guest_knows_them_only_spare_ones_are_given_out() {
+        let mut windows = Windows::new();
+        windows.take(drive("a")).unwrap();
+        windows.add_spare(1);
+        windows.close();
+        assert!(windows.has_spare());
+        assert_eq!(windows.take(drive("b")).unwrap().gsi, 6);
+        assert!(!windows.has_spare());
+        assert!(windows.take(drive("c")).is_none());
+        windows.leave(&drive("b"));
+        assert_eq!(windows.take(drive("c")).unwrap().gsi, 6);
     }
 
     #[test]

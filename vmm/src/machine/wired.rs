@@ -2,29 +2,26 @@
 
 use std::sync::{Arc, Mutex};
 
-use koya_api::config::{CacheType, IoEngine};
+use koya_api::config::IoEngine;
 use koya_boot::{BootSource, Cmdline, CpuStart, Image, Machine, Root, SerialPort, VirtioMmio, layout};
+use koya_devices::Bus;
 use koya_devices::virtio::VirtioDevice;
 use koya_devices::virtio::adaptor::Adaptor;
-use koya_devices::virtio::block::{Block, BlockConfig, CacheMode};
 use koya_devices::virtio::fs::Fs;
-use koya_devices::virtio::mmio::registers::QUEUE_NOTIFY;
-use koya_devices::virtio::mmio::{EmptyWindow, MmioTransport, MmioWindow};
-use koya_devices::virtio::net::{MacAddress, Net, NetConfig};
+use koya_devices::virtio::mmio::{MmioWindow, SpareWindow};
 use koya_devices::virtio::rng::Rng;
-use koya_devices::{Bus, BusDevice};
 use kvm_ioctls::VcpuFd;
 
 use super::devices::{Devices, Shared};
 use super::legacy::{self, Legacy};
 use super::limits::limiter;
+use super::plug::{self, Workshop};
 use super::saved::SavedDevices;
 use super::windows::{Occupant, Windows};
 use super::{Frame, Running, StartError};
 use crate::boot_timer::BootTimer;
 use crate::event_loop::Subscriber;
 use crate::kvm::cpuid::{GuestCpuid, Topology};
-use crate::kvm::doorbell::IoeventfdDoorbells;
 use crate::kvm::start;
 use crate::resources::{OpenBoot, OpenDrive, OpenNetwork, Resources};
 use crate::seccomp::{Confinement, Filter};
@@ -73,6 +70,7 @@ impl Frame {
             mmio: Bus::default(),
             devices: Devices {
                 windows: saved.map_or_else(Windows::new, SavedDevices::windows),
+                spares: Vec::new(),
                 ioapic: self.ioapic.clone(),
                 drives: Vec::new(),
                 networks: Vec::new(),
@@ -137,22 +135,13 @@ impl Frame {
 impl Wired {
     fn add_drive(&mut self, drive: OpenDrive) -> Result<(), StartError> {
         let OpenDrive { config, backend } = drive;
-        let id = config.drive_id;
-        let name = format!("drive {id:?}");
         if config.is_root_device {
             let root = config.partuuid.as_deref().map_or(Root::FirstDisk, Root::PartUuid);
             self.cmdline
                 .add_root(root, config.is_read_only.unwrap_or(false))?;
         }
-        let block_config = BlockConfig {
-            id: id.clone(),
-            cache: match config.cache_type {
-                CacheType::Unsafe => CacheMode::Unsafe,
-                CacheType::Writeback => CacheMode::Writeback,
-            },
-            rate_limiter: limiter(config.rate_limiter).map_err(StartError::device(&name))?,
-        };
-        let block = Block::new(block_config, backend).map_err(StartError::device(&name))?;
+        let block = plug::block(&config, backend)?;
+        let id = config.drive_id;
         let device = self.add_virtio(Occupant::Drive(id.clone()), block)?;
         self.devices.drives.push((id, device));
         Ok(())
@@ -160,16 +149,8 @@ impl Wired {
 
     fn add_network(&mut self, network: OpenNetwork) -> Result<(), StartError> {
         let OpenNetwork { config, tap } = network;
+        let net = plug::net(&config, tap)?;
         let id = config.iface_id;
-        let name = format!("network interface {id:?}");
-        let net_config = NetConfig {
-            id: id.clone(),
-            mac: config.guest_mac.map(|mac| MacAddress::from(mac.bytes())),
-            mtu: config.mtu,
-            rx_limiter: limiter(config.rx_rate_limiter).map_err(StartError::device(&name))?,
-            tx_limiter: limiter(config.tx_rate_limiter).map_err(StartError::device(&name))?,
-        };
-        let net = Net::new(net_config, tap).map_err(StartError::device(&name))?;
         let device = self.add_virtio(Occupant::Network(id.clone()), net)?;
         self.devices.networks.push((id, device));
         Ok(())
@@ -185,28 +166,25 @@ impl Wired {
         let Some(window) = self.devices.windows.take(occupant) else {
             return Err(StartError::device(reported)("there is no interrupt left for it"));
         };
-        let VirtioMmio { address, length, gsi } = window;
-        let line = self.frame.line(gsi)?;
-        let notify = address.saturating_add(QUEUE_NOTIFY);
-        let doorbells = Box::new(IoeventfdDoorbells::new(self.frame.vm.clone(), notify));
-        let mut transport = MmioTransport::new(device, self.frame.memory.clone(), line, doorbells)
-            .map_err(StartError::Event)?;
-        transport.on_fault(Box::new(move |fault| {
-            log::warn!("{reported}: {}", koya_api::one_line(fault))
-        }));
-        let transport = Arc::new(Mutex::new(transport));
-        let window: Arc<Mutex<dyn BusDevice>> = Arc::new(Mutex::new(MmioWindow::new(transport.clone())));
-        self.mmio.insert(address, length, window)?;
+        let workshop = Workshop {
+            vm: &self.frame.vm,
+            memory: &self.frame.memory,
+        };
+        let transport = workshop.connect(device, reported, window)?;
+        let registers = Arc::new(Mutex::new(MmioWindow::new(transport.clone())));
+        self.mmio.insert(window.address, window.length, registers)?;
         self.subscribers.push(Box::new(Adaptor::new(transport.clone())));
         Ok(transport)
     }
 
-    /// Gives windows without a device registers that say so.
+    /// Gives windows without a device registers that say so. From now on there are no more windows.
     fn leave_spare_windows_empty(&mut self) -> Result<(), StartError> {
+        self.devices.windows.close();
         for (window, taken) in self.windows()? {
             if !taken {
-                let empty = Arc::new(Mutex::new(EmptyWindow));
-                self.mmio.insert(window.address, window.length, empty)?;
+                let spare = Arc::new(Mutex::new(SpareWindow::default()));
+                self.mmio.insert(window.address, window.length, spare.clone())?;
+                self.devices.spares.push((window.address, spare));
             }
         }
         Ok(())
@@ -308,7 +286,10 @@ impl Bootable {
             end,
             ..
         } = self.frame;
-        let confinement = confined.then_some(Confinement { rings: self.rings });
+        let confinement = confined.then_some(Confinement {
+            rings: self.rings,
+            plugs: !self.devices.spares.is_empty(),
+        });
         if confined {
             // Has the time zone read, which the log will ask for when no file may be opened any more.
             let _ = LocalTime::now();
@@ -328,6 +309,7 @@ impl Bootable {
             vcpus,
             devices: self.devices,
             paused,
+            rings: self.rings || !confined,
             vm,
             memory,
         };

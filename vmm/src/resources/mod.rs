@@ -346,7 +346,8 @@ fn connect(config: &SharedFolder) -> Result<Program, ResourceError> {
     })
 }
 
-fn open_tap(config: &NetworkInterface) -> Result<Tap, ResourceError> {
+/// Opens the tap of a network interface.
+pub fn open_tap(config: &NetworkInterface) -> Result<Tap, ResourceError> {
     Tap::open(&config.host_dev_name).map_err(|source| ResourceError::Tap {
         id: config.iface_id.clone(),
         source,

@@ -17,6 +17,8 @@ use std::io;
 pub struct Confinement {
     /// They may use io_uring, whose operations pass no filter.
     pub rings: bool,
+    /// Taps may be opened: devices may join a guest that runs.
+    pub plugs: bool,
 }
 
 /// The filter of which threads.
@@ -39,7 +41,11 @@ impl Filter {
             Self::Vcpu => policy::VCPU,
         };
         let rings = if confinement.rings { policy::RINGS } else { &[] };
-        let program = program::compile(policy::ALL.iter().chain(own).chain(rings))
+        let plugs = match self {
+            Self::Monitor if confinement.plugs => policy::PLUGS,
+            _ => &[],
+        };
+        let program = program::compile(policy::ALL.iter().chain(own).chain(rings).chain(plugs))
             .map_err(|_| io::Error::other("the policy is too long"))?;
         let described = libc::sock_fprog {
             len: u16::try_from(program.len()).unwrap_or(u16::MAX),
@@ -71,6 +77,11 @@ fn check(result: libc::c_long) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    const CONFINED: Confinement = Confinement {
+        rings: false,
+        plugs: false,
+    };
+
     /// Runs `act` in a child behind `filter`; the signal that ended the child, or 0.
     fn ended_by(filter: Filter, act: fn()) -> libc::c_int {
         // SAFETY: the child calls what is async-signal-safe, or what the C library makes usable after a fork (its
@@ -79,7 +90,7 @@ mod tests {
             match libc::fork() {
                 0 => {
                     libc::signal(libc::SIGSYS, libc::SIG_DFL);
-                    if filter.install(Confinement { rings: false }).is_err() {
+                    if filter.install(CONFINED).is_err() {
                         libc::_exit(1);
                     }
                     act();

@@ -31,6 +31,16 @@ pub(super) enum Test {
     Absent,
 }
 
+impl Test {
+    /// The list, if it is one.
+    pub(super) fn values(self) -> Option<&'static [u32]> {
+        match self {
+            Self::OneOf(values) => Some(values),
+            _ => None,
+        }
+    }
+}
+
 const fn any(call: c_long) -> Rule {
     Rule { call, only: None }
 }
@@ -78,6 +88,11 @@ mod kvm {
 
 /// `linux/if_tun.h`: what the driver takes, at DRIVER_OK and at a reset.
 const TUNSETOFFLOAD: u32 = 0x4004_54d0;
+const TUNSETIFF: u32 = 0x4004_54ca;
+const TUNSETVNETHDRSZ: u32 = 0x4004_54d8;
+/// `linux/sockios.h`.
+const SIOCGIFINDEX: u32 = 0x8933;
+const SIOCETHTOOL: u32 = 0x8946;
 /// `linux/fs.h`: a disk that is a block device.
 const BLKDISCARD: u32 = 0x1277;
 /// `asm-generic/ioctls.h`: the terminal's settings are given back, whichever thread a signal hits.
@@ -190,6 +205,19 @@ pub(super) const RINGS: &[Rule] = &[
     any(libc::SYS_io_uring_register),
 ];
 
+/// Of the event loop of a microVM with spare windows, beside its own: PUT /network-interfaces opens a tap.
+pub(super) const PLUGS: &[Rule] = &[one_of(
+    libc::SYS_ioctl,
+    1,
+    &[
+        TUNSETIFF,
+        TUNSETVNETHDRSZ,
+        // Whether there is such an interface, and what it is if it is no tap.
+        SIOCGIFINDEX,
+        SIOCETHTOOL,
+    ],
+)];
+
 /// Of the one with the event loop, beside [`ALL`].
 pub(super) const MONITOR: &[Rule] = &[
     one_of(
@@ -229,7 +257,7 @@ pub(super) const MONITOR: &[Rule] = &[
     any(libc::SYS_timerfd_create),
     any(libc::SYS_ppoll),
     any(libc::SYS_dup),
-    // PATCH /drives, PUT /logger, PUT /metrics and PUT /snapshot/create name files; the sockets' names go at the end.
+    // PUT and PATCH /drives, PUT /logger, PUT /metrics and PUT /snapshot/create name files; the sockets' names go at the end.
     any(libc::SYS_openat),
     any(libc::SYS_fstat),
     any(libc::SYS_newfstatat),

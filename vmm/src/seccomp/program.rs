@@ -32,7 +32,8 @@ const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct TooLong;
 
-/// The program that allows what `rules` allow, and traps whatever else is called.
+/// The program that allows what `rules` allow, and traps whatever else is called. Of several rules about one call and a
+/// list of values, each adds to the list.
 pub(super) fn compile<'a>(
     rules: impl Iterator<Item = &'a Rule> + Clone,
 ) -> Result<Vec<sock_filter>, TooLong> {
@@ -40,8 +41,11 @@ pub(super) fn compile<'a>(
     program.load(ARCHITECTURE);
     program.test(JUMP_IF_EQUAL, X86_64, Next, Trap);
     program.load(NUMBER);
-    for rule in rules.clone() {
-        program.conditional(rule);
+    for (index, rule) in rules.clone().enumerate() {
+        let same = |other: &&Rule| other.call == rule.call;
+        if !rules.clone().take(index).any(|earlier| same(&earlier)) {
+            program.conditional(rule, rules.clone().skip(index).filter(same));
+        }
     }
     program.tree(&segments(rules.filter(|rule| rule.only.is_none())));
     program.link()
@@ -74,14 +78,15 @@ impl Program {
         self.0.push((code, value, yes, no));
     }
 
-    /// The whole of what is to be known of a call whose arguments count.
-    fn conditional(&mut self, rule: &Rule) {
+    /// The whole of what is to be known of a call whose arguments count; `all` are the rules about it.
+    fn conditional<'a>(&mut self, rule: &Rule, all: impl Iterator<Item = &'a Rule>) {
         let Some(only) = rule.only else { return };
         let mut block = Self::default();
         block.load(ARGUMENTS.saturating_add(ARGUMENT.saturating_mul(only.argument.into())));
         match only.test {
-            Test::OneOf(values) => {
-                for &value in values {
+            Test::OneOf(_) => {
+                let values = all.filter_map(|rule| rule.only?.test.values());
+                for &value in values.flatten() {
                     block.test(JUMP_IF_EQUAL, value, Allow, Next);
                 }
                 block.test(JUMP_IF_EQUAL, 0, Trap, Trap);
@@ -215,19 +220,19 @@ mod tests {
     }
 
     fn verdict(rules: &[&Rule], call: u32, arguments: [u32; 6]) -> u32 {
-        let Some(rule) = rules.iter().find(|rule| number(rule.call) == call) else {
-            return libc::SECCOMP_RET_TRAP;
-        };
         let value = |only: Only| arguments[usize::from(only.argument)];
-        let allowed = rule.only.is_none_or(|only| match only.test {
-            Test::OneOf(values) => values.contains(&value(only)),
-            Test::Without(bits) => value(only) & bits == 0,
-            Test::OwnProcess => value(only) == process::id(),
-            Test::Caller => value(only) == 0,
-            Test::Absent => false,
-        });
-        let is_absent = rule.only.is_some_and(|only| matches!(only.test, Test::Absent));
-        match (allowed, is_absent) {
+        let about = || rules.iter().filter(|rule| number(rule.call) == call);
+        let allows = |rule: &&Rule| {
+            rule.only.is_none_or(|only| match only.test {
+                Test::OneOf(values) => values.contains(&value(only)),
+                Test::Without(bits) => value(only) & bits == 0,
+                Test::OwnProcess => value(only) == process::id(),
+                Test::Caller => value(only) == 0,
+                Test::Absent => false,
+            })
+        };
+        let is_absent = |rule: &&Rule| rule.only.is_some_and(|only| matches!(only.test, Test::Absent));
+        match (about().any(allows), about().any(is_absent)) {
             (true, _) => libc::SECCOMP_RET_ALLOW,
             (_, true) => NO_SUCH_CALL,
             _ => libc::SECCOMP_RET_TRAP,
@@ -236,8 +241,9 @@ mod tests {
 
     #[test]
     fn the_program_says_what_the_rules_say() {
-        for own in [policy::MONITOR, policy::VCPU] {
-            let rules: Vec<&Rule> = policy::ALL.iter().chain(own).chain(policy::RINGS).collect();
+        for (own, plugs) in [(policy::MONITOR, policy::PLUGS), (policy::VCPU, &[])] {
+            let rules = policy::ALL.iter().chain(own).chain(policy::RINGS).chain(plugs);
+            let rules: Vec<&Rule> = rules.collect();
             let program = compile(rules.iter().copied()).unwrap();
             let values = [
                 0,
@@ -250,6 +256,7 @@ mod tests {
                 0x5402,
                 0xae80,
                 0x4020_ae76,
+                0x4004_54ca,
                 0x003d_0f00,
                 process::id(),
                 u32::MAX,

@@ -10,10 +10,10 @@
 //! queues at DRIVER_OK, when the device gets them by value. Only a reset gives them back. Writes at the wrong
 //! moment are counted and otherwise ignored.
 
-mod empty;
 pub mod interrupt;
 mod lifecycle;
 pub mod registers;
+mod spare;
 mod state;
 mod window;
 
@@ -35,8 +35,8 @@ use crate::bus::BusDevice;
 use crate::interrupt::InterruptLine;
 use crate::memory::GuestRam;
 use crate::state::Metered;
-pub use empty::EmptyWindow;
 pub use registers::WINDOW_SIZE;
+pub use spare::SpareWindow;
 pub use state::{MmioState, QueueConfig};
 pub use window::MmioWindow;
 

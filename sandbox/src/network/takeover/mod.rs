@@ -55,16 +55,6 @@ pub enum TakeoverError {
         /// Why.
         source: io::Error,
     },
-    /// A guest that runs already has no more cards.
-    #[error(
-        "the network namespace has {found} interfaces, and a guest that is given them late has {cards} cards"
-    )]
-    TooMany {
-        /// How many there are.
-        found: usize,
-        /// How many it has.
-        cards: usize,
-    },
     /// An interface cannot be changed.
     #[error("cannot {act} of the interface {name}")]
     Change {
@@ -147,7 +137,7 @@ pub struct Taken {
     pub neighbours: Vec<Neighbour>,
 }
 
-/// A card of the guest's without an interface beside its tap: one that comes later is joined to it.
+/// A network card of the guest's: there is an interface beside its tap, or one comes later and is joined to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spare {
     /// `host_dev_name` of the guest's network card.
@@ -206,31 +196,6 @@ pub fn take_over(namespace: &Namespace, within: Within) -> Result<Taken, Takeove
             .map(|(device, tap)| Spare { tap, mac: device.mac });
         let spares: Vec<_> = spares.collect();
         take(&netlink, devices, &spares, within)
-    })?
-}
-
-/// The same for a guest that runs already: each interface gets one of the cards that the guest was given for that, with the
-/// card's MAC.
-///
-/// # Errors
-/// [`TakeoverError`]
-pub fn take_over_later(
-    namespace: &Namespace,
-    spares: &[Spare],
-    within: Within,
-) -> Result<Taken, TakeoverError> {
-    namespace.run(|| {
-        let netlink = open()?;
-        let mut devices = device::all(&netlink)?;
-        let is_spare = |device: &Device| spares.iter().any(|spare| spare.tap == device.name);
-        devices.retain(|device| device.is_for_guests() && !is_spare(device));
-        if devices.len() > spares.len() {
-            return Err(TakeoverError::TooMany {
-                found: devices.len(),
-                cards: spares.len(),
-            });
-        }
-        take(&netlink, devices, spares, within)
     })?
 }
 
