@@ -194,7 +194,7 @@ fn rooms_of_a_microvm_have_networks_of_their_own() {
     let scratch = Scratch::new();
     let run_folder = scratch.path("run");
     let networks = Networks::with_run(&scratch.path("home"), &run_folder).unwrap();
-    let network = networks.prepare("vm1", 2).unwrap();
+    let network = networks.prepare("vm1", 2, 2).unwrap();
     let one = networks.attach("one", "vm1", &request("one", "8001:80")).unwrap();
     let gateway = one.links[0].gateways[0];
     let house = House::boot(&scratch, &network);
