@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{
     BootSource, Drive, DriveUpdate, Entropy, Logger, MachineConfig, MachineConfigUpdate, Metrics,
     NetworkInterface, NetworkInterfaceUpdate, Serial, SharedFolder, SnapshotCreate, SnapshotLoad, VmConfig,
-    Vsock,
+    Vsock, WorkingSetNote,
 };
 use crate::error::ActionError;
 use crate::instance::{InstanceInfo, VersionInfo};
@@ -57,6 +57,8 @@ pub enum Action {
     PutSerial(Serial),
     /// Write the paused microVM into two files.
     CreateSnapshot(SnapshotCreate),
+    /// Write down which memory the guest has written, for others that go on where it did.
+    NoteWorkingSet(WorkingSetNote),
     /// Go on where a snapshot was made, instead of booting.
     LoadSnapshot(Box<SnapshotLoad>),
 }
@@ -107,6 +109,7 @@ impl Action {
             | Self::SendCtrlAltDel
             | Self::FlushMetrics
             | Self::CreateSnapshot(_)
+            | Self::NoteWorkingSet(_)
             | Self::PatchVm(_) => When::AfterStart,
         }
     }

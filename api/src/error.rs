@@ -61,6 +61,9 @@ pub enum ActionError {
     /// No snapshot was made.
     #[error("Create snapshot error")]
     CreateSnapshot(#[source] Cause),
+    /// The working set was not written.
+    #[error("Working set error")]
+    WorkingSet(#[source] Cause),
     /// The microVM cannot go on from the snapshot.
     #[error("Load snapshot error")]
     LoadSnapshot(#[source] Cause),

@@ -178,6 +178,13 @@ impl House {
         }
     }
 
+    /// The container runs.
+    pub fn has_started(&self) {
+        if let Self::Own { sandbox, .. } = self {
+            sandbox.has_started();
+        }
+    }
+
     /// The socket through which ports of the guest are reached.
     pub fn vsock(&self) -> PathBuf {
         match self {

@@ -306,6 +306,7 @@ impl Monitor {
             Action::StartInstance => self.start(),
             Action::LoadSnapshot(load) => self.load(&load),
             Action::CreateSnapshot(wanted) => self.save(&wanted),
+            Action::NoteWorkingSet(wanted) => self.note_working_set(&wanted),
             Action::PatchDrive(update) => self.update_drive(&update),
             Action::PatchNetworkInterface(update) => self.update_network(&update),
             Action::PatchVm(change) => self.change_state(change.state),

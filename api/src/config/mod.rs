@@ -43,7 +43,7 @@ pub use serial::Serial;
 pub use shared_folder::{MAX_TAG_BYTES, SharedFolder, SharedFolderError};
 pub use snapshot::{
     MemoryBackend, MemoryBackendType, NetworkOverride, SnapshotConfigError, SnapshotCreate, SnapshotLoad,
-    SnapshotSource, SnapshotType, VsockOverride,
+    SnapshotSource, SnapshotType, VsockOverride, WorkingSetNote,
 };
 pub use vm::{VmConfig, VmConfigError};
 pub use vsock::Vsock;

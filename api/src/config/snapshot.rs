@@ -29,6 +29,24 @@ pub enum SnapshotType {
     Diff,
 }
 
+/// The body of `PUT /snapshot/working-set`, which is not Firecracker's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkingSetNote {
+    /// Where it goes. A file that is there is replaced.
+    pub working_set_path: PathBuf,
+}
+
+impl WorkingSetNote {
+    /// Checks what needs no file system.
+    ///
+    /// # Errors
+    /// [`PathError`]
+    pub fn validate(&self) -> Result<(), PathError> {
+        check_path("working_set_path", &self.working_set_path)
+    }
+}
+
 /// The body of `PUT /snapshot/load`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -59,6 +77,9 @@ pub struct SnapshotLoad {
     /// Another socket than that in the snapshot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vsock_override: Option<VsockOverride>,
+    /// What guests that went on from it before have written. Not a field of Firecracker's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub working_set_path: Option<PathBuf>,
 }
 
 /// The key `snapshot` of a config file: what the microVM goes on from, instead of booting.
@@ -69,6 +90,9 @@ pub struct SnapshotSource {
     pub snapshot_path: PathBuf,
     /// Where the memory comes from.
     pub mem_backend: MemoryBackend,
+    /// What guests that went on from it before have written: it is copied at once, before this one does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub working_set_path: Option<PathBuf>,
 }
 
 /// Where a restored guest's memory comes from.
@@ -161,6 +185,7 @@ impl SnapshotLoad {
         let source = SnapshotSource {
             snapshot_path: self.snapshot_path.clone(),
             mem_backend,
+            working_set_path: self.working_set_path.clone(),
         };
         source.validate().map(|()| source)
     }
@@ -182,7 +207,11 @@ impl SnapshotSource {
             return Err(SnapshotConfigError::Uffd);
         }
         check_path("snapshot_path", &self.snapshot_path)?;
-        Ok(check_path("backend_path", &self.mem_backend.backend_path)?)
+        check_path("backend_path", &self.mem_backend.backend_path)?;
+        match &self.working_set_path {
+            Some(path) => Ok(check_path("working_set_path", path)?),
+            None => Ok(()),
+        }
     }
 }
 

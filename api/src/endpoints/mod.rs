@@ -68,6 +68,7 @@ pub const OPERATIONS: &[Operation] = &[
     vm::PATCH,
     snapshot::CREATE,
     snapshot::LOAD,
+    snapshot::WORKING_SET,
     logger::PUT,
     metrics::PUT,
     entropy::PUT,

@@ -117,6 +117,7 @@ fn shapes() -> BTreeMap<&'static str, Shape> {
         ("Serial", shape::<Serial>()),
         ("Vsock", shape::<Vsock>()),
         ("SnapshotCreate", shape::<SnapshotCreate>()),
+        ("WorkingSetNote", shape::<WorkingSetNote>()),
         ("SnapshotLoad", shape::<SnapshotLoad>()),
         ("SnapshotSource", shape::<SnapshotSource>()),
         ("MemoryBackend", shape::<MemoryBackend>()),

@@ -1,8 +1,8 @@
-//! `PUT /snapshot/create` and `PUT /snapshot/load`.
+//! `PUT /snapshot/create`, `PUT /snapshot/load` and `PUT /snapshot/working-set`.
 
 use super::{Call, Operation, Parsed, body};
 use crate::action::Action;
-use crate::config::{SnapshotCreate, SnapshotLoad};
+use crate::config::{SnapshotCreate, SnapshotLoad, WorkingSetNote};
 use crate::error::{ActionError, Fault};
 use crate::http::Method;
 
@@ -16,6 +16,12 @@ pub(super) const LOAD: Operation = Operation {
     method: Method::Put,
     path: "/snapshot/load",
     parse: load,
+};
+
+pub(super) const WORKING_SET: Operation = Operation {
+    method: Method::Put,
+    path: "/snapshot/working-set",
+    parse: working_set,
 };
 
 fn create(call: &Call<'_>) -> Result<Parsed, Fault> {
@@ -37,6 +43,14 @@ fn load(call: &Call<'_>) -> Result<Parsed, Fault> {
     })
 }
 
+fn working_set(call: &Call<'_>) -> Result<Parsed, Fault> {
+    let wanted: WorkingSetNote = body(call.body)?;
+    wanted
+        .validate()
+        .map_err(|error| ActionError::WorkingSet(error.into()))?;
+    Ok(Action::NoteWorkingSet(wanted).into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -47,6 +61,14 @@ mod tests {
         let body = r#"{"snapshot_path":"s","mem_file_path":"m"}"#;
         let made = action(Method::Put, "/snapshot/create", body);
         assert!(matches!(made, Action::CreateSnapshot(wanted) if wanted.mem_file_path.as_os_str() == "m"));
+        let noted = action(
+            Method::Put,
+            "/snapshot/working-set",
+            r#"{"working_set_path":"w"}"#,
+        );
+        assert!(
+            matches!(noted, Action::NoteWorkingSet(wanted) if wanted.working_set_path.as_os_str() == "w")
+        );
         let read = action(Method::Put, "/snapshot/load", body);
         assert!(matches!(read, Action::LoadSnapshot(wanted) if !wanted.resume_vm));
     }

@@ -363,7 +363,10 @@ impl Monitor {
                 Ok(Room::start(agent, &vsock, &folder, container, &furniture)?)
             });
         match room {
-            Ok(room) => Ok(Arc::new(room)),
+            Ok(room) => {
+                self.sandbox.has_started();
+                Ok(Arc::new(room))
+            }
             Err(error) => {
                 self.vacate(&container.id, slot);
                 Err(error)

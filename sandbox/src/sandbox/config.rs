@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::{Disk, SandboxSpec, StartError};
 use crate::network::takeover::Spare;
 use crate::parts::Parts;
+use crate::template::Template;
 
 /// The guest's address. Each VMM has a socket of its own, so that all guests may have the same.
 const GUEST_CID: u32 = 3;
@@ -49,11 +50,13 @@ pub(crate) fn template(
 }
 
 /// One that goes on from a template, with everything of `spec`.
-pub(super) fn forked(spec: &SandboxSpec, snapshot: &Path, memory: &Path) -> Result<Value, StartError> {
-    let memory = json!({ "backend_type": "File", "backend_path": text(memory)? });
-    let mut config = json!({
-        "snapshot": { "snapshot_path": text(snapshot)?, "mem_backend": memory },
-    });
+pub(super) fn forked(spec: &SandboxSpec, template: &Template) -> Result<Value, StartError> {
+    let memory = json!({ "backend_type": "File", "backend_path": text(&template.memory())? });
+    let mut source = json!({ "snapshot_path": text(&template.snapshot())?, "mem_backend": memory });
+    if let Some(path) = template.working_set() {
+        add(&mut source, json!({ "working_set_path": text(&path)? }));
+    }
+    let mut config = json!({ "snapshot": source });
     add(&mut config, own_devices());
     add(&mut config, spec_devices(spec)?);
     Ok(config)

@@ -1,6 +1,7 @@
 //! Devices of a microVM that runs: they join it, and what is behind them is exchanged. The agent looks for one when it is
 //! told to use it, so that nobody waits for it before.
 
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -84,6 +85,19 @@ impl Devices {
     pub fn add_card(&self, spare: &Spare) -> Result<(), DeviceError> {
         let path = format!("/network-interfaces/{}", spare.tap);
         self.ask(Method::Put, &path, &card(spare), Path::new(&spare.tap))
+    }
+
+    /// Has the VMM write down which memory its guest has written, for `path` to be whole or not there at all.
+    pub(super) fn note_working_set(&self, path: &Path) {
+        let mut new = path.to_owned().into_os_string();
+        new.push(format!(".{}", std::process::id()));
+        let new = PathBuf::from(new);
+        let Some(text) = new.to_str() else { return };
+        let body = json!({ "working_set_path": text });
+        let noted = self.ask(Method::Put, "/snapshot/working-set", &body, path);
+        if noted.is_err() || path.exists() || fs::rename(&new, path).is_err() {
+            let _ = fs::remove_file(&new);
+        }
     }
 
     fn ask(&self, method: Method, at: &str, body: &Value, what: &Path) -> Result<(), DeviceError> {

@@ -90,6 +90,8 @@ pub struct Sandbox {
     vmm: Mutex<Vmm>,
     folder: PathBuf,
     agent: AgentClient,
+    /// Where it is to be kept what forks of its template write first, unless that is known.
+    unknown: Option<PathBuf>,
 }
 
 impl Sandbox {
@@ -135,12 +137,15 @@ impl Sandbox {
         abandoned: &impl Fn() -> bool,
         mut tell: impl FnMut(Progress),
     ) -> Result<Self, StartError> {
-        let config = config::forked(spec, &template.snapshot(), &template.memory())?;
+        let config = config::forked(spec, template)?;
         let (mut vmm, call) = Vmm::start(&parts.vmm, folder, &config, spec.network.as_ref())?;
         tell(Progress::Spawned(vmm.pid()));
         let stream = vmm.await_call(&call, FORK_PATIENCE, abandoned)?;
         tell(Progress::Forked);
-        let sandbox = Self::of(vmm, folder, stream)?;
+        let mut sandbox = Self::of(vmm, folder, stream)?;
+        if template.working_set().is_none() {
+            sandbox.unknown = Some(template.working_set_path());
+        }
         sandbox.agent.reseed(&entropy()?)?;
         sandbox.agent.set_clock(SystemTime::now())?;
         Ok(sandbox)
@@ -152,6 +157,7 @@ impl Sandbox {
             agent: client::connect(call)?,
             vmm: Mutex::new(vmm),
             folder: folder.to_owned(),
+            unknown: None,
         })
     }
 
@@ -163,6 +169,18 @@ impl Sandbox {
     /// Its devices, which may get more.
     pub fn devices(&self) -> Devices {
         Devices::of(&self.folder)
+    }
+
+    /// Its container runs. What it has written until then is kept for the next forks of its template, if that is not
+    /// known yet.
+    pub fn has_started(&self) {
+        if let Some(path) = self.unknown.clone() {
+            let devices = self.devices();
+            // Nobody waits for it, and if it cannot be had, the next one tries.
+            let _ = thread::Builder::new()
+                .name("working-set".to_owned())
+                .spawn(move || devices.note_working_set(&path));
+        }
     }
 
     /// The socket through which ports of the guest are reached.

@@ -6,6 +6,7 @@
 //!    lock                  held by whoever makes one
 //!    new/                  what he makes it in
 //!    KEY/snapshot, memory  a template; its time is that of its last use
+//!    KEY/working-set       what its forks write first: the VMM copies that in one go
 //!    KEY.wanted            somebody has booted what it could have been forked from
 //!    KEY.failed            there cannot be one for a while, and why
 //! ```
@@ -43,6 +44,8 @@ const NEW: &str = "new";
 const SNAPSHOT: &str = "snapshot";
 /// Memory of the guest: as long as that, with holes.
 const MEMORY: &str = "memory";
+/// What forks have written by the time that their container runs, once one has been asked.
+const WORKING_SET: &str = "working-set";
 const WANTED: &str = "wanted";
 const FAILED: &str = "failed";
 /// After a failure there is none for so long: what was wrong with the host may have been mended.
@@ -175,6 +178,17 @@ impl Template {
 
     pub fn memory(&self) -> PathBuf {
         self.path.join(MEMORY)
+    }
+
+    /// What its forks write first; nothing if none has been asked yet.
+    pub fn working_set(&self) -> Option<PathBuf> {
+        let path = self.working_set_path();
+        path.exists().then_some(path)
+    }
+
+    /// Where that is to be kept.
+    pub fn working_set_path(&self) -> PathBuf {
+        self.path.join(WORKING_SET)
     }
 
     /// This one did not go on from it; others may.

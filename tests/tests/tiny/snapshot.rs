@@ -295,6 +295,65 @@ fn a_fork_may_have_more_devices() {
     );
 }
 
+/// What one fork has written the next one has before it runs; it changes nothing that a guest could see.
+#[test]
+fn what_a_fork_has_written_others_are_given_at_once() {
+    let files = Files::new();
+    let monitor = Monitor::start();
+    monitor.done(Method::Put, "/entropy", &json!({}));
+    monitor.boot("tour", "");
+    monitor.vm.expect("tour: ready");
+    files.take(&monitor);
+    let set = files.scratch.path("set");
+    let note = json!({ "working_set_path": set });
+    let mut first = files.resumed();
+    first.vm.type_in(b"v").unwrap();
+    first.vm.expect("entropy");
+    first.done(Method::Put, "/snapshot/working-set", &note);
+    let noted = fs::read_to_string(&set).unwrap();
+    let pages = serde_json::from_str::<Value>(&noted).unwrap()["written"]
+        .as_array()
+        .unwrap()
+        .len();
+    // The device's rings, at least; and it has not written everything.
+    assert!((1..100).contains(&pages), "{noted}");
+    assert_eq!(fs::metadata(&set).unwrap().mode() & 0o777, 0o600);
+    let load = files.load(&json!({ "working_set_path": set }));
+    let mut second = Monitor::start();
+    second.done(Method::Put, "/snapshot/load", &load);
+    // It has not run yet, and has as much memory of its own as the one that has.
+    second.done(Method::Put, "/snapshot/working-set", &note);
+    assert_eq!(fs::read_to_string(&set).unwrap(), noted);
+    second.change_state("Resumed");
+    second.vm.type_in(b"v").unwrap();
+    second.vm.expect("entropy");
+    second.vm.type_in(b"q").unwrap();
+    second.vm.expect_exit(0);
+    // A config file says it as well.
+    let source = files.load(&json!({ "working_set_path": set }));
+    let scratch = Scratch::new();
+    let config = json!({ "snapshot": source, "entropy": {} });
+    let mut third = Vm::from_config(&scratch, &config.to_string());
+    third.type_in(b"q").unwrap();
+    third.expect_exit(0);
+
+    fs::write(&set, "{").unwrap();
+    let fault = Monitor::start().refused(Method::Put, "/snapshot/load", &load.to_string());
+    assert!(fault.contains("is damaged"), "{fault}");
+    fs::remove_file(&set).unwrap();
+    let fault = Monitor::start().refused(Method::Put, "/snapshot/load", &load.to_string());
+    assert!(fault.contains("working_set_path"), "{fault}");
+    let fault = first.refused(
+        Method::Put,
+        "/snapshot/working-set",
+        r#"{ "working_set_path": "/nowhere/set" }"#,
+    );
+    assert!(
+        fault.starts_with("Working set error: cannot write \"/nowhere/set\""),
+        "{fault}"
+    );
+}
+
 #[test]
 fn a_fork_with_a_shared_folder_shares_its_memory() {
     let files = Files::new();

@@ -1,6 +1,5 @@
 //! The first phase: memory, a VM around it, and the guest's interrupt controller.
 
-use std::fs::File;
 use std::sync::{Arc, Mutex};
 
 use koya_devices::legacy::IoApic;
@@ -13,6 +12,7 @@ use crate::kvm::routing::RoutingTable;
 use crate::kvm::{KvmHost, Vm};
 use crate::memory::{self, MemoryPlan};
 use crate::resources::Resources;
+use crate::snapshot::SavedMemory;
 use crate::vcpu::Gate;
 
 /// A machine without devices.
@@ -29,7 +29,7 @@ impl Frame {
     /// Maps memory, with the contents of `saved` if there are any, and creates the VM.
     pub fn new(
         resources: &Resources,
-        saved: Option<File>,
+        saved: Option<SavedMemory>,
         gate: Arc<Gate>,
         end: Arc<EndLine>,
     ) -> Result<Self, StartError> {
@@ -43,7 +43,13 @@ impl Frame {
             shared: !resources.shared_folders.is_empty(),
         };
         let memory = match saved {
-            Some(saved) => memory::map_saved(plan, saved)?,
+            Some(saved) => {
+                let memory = memory::map_saved(plan, saved.file)?;
+                if let Some(set) = saved.working_set {
+                    set.populate(&memory);
+                }
+                memory
+            }
             None => memory::map(plan)?,
         };
         let vm = Arc::new(host.create_vm(&memory)?);

@@ -18,7 +18,7 @@ use crate::kvm::clock::ClockState;
 use crate::kvm::state::{VcpuState, msr_indices};
 use crate::kvm::{KvmHost, Vm};
 use crate::metrics::Report;
-use crate::snapshot::{self, SavedVm, SnapshotError};
+use crate::snapshot::{self, SavedVm, SnapshotError, WorkingSet};
 use crate::vcpu::{VcpuThreadError, Vcpus};
 
 /// How long the end of a microVM waits for the reader of its console: enough for one that is slow, too short for one
@@ -106,6 +106,12 @@ impl Running {
             // Nor is one without the other.
             let _ = fs::remove_file(memory);
         })
+    }
+
+    /// Writes down which pages of its memory the guest has written so far.
+    pub fn note_working_set(&self, path: &Path) -> Result<(), SnapshotError> {
+        let set = WorkingSet::of(&self.memory).map_err(SnapshotError::Pages)?;
+        set.write(path)
     }
 
     /// Ends the guest's time for good: it does nothing any more, while what it has left behind is cleared up.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use koya_api::config::{MachineConfig, Serial, SnapshotCreate, SnapshotLoad, VmConfig};
+use koya_api::config::{MachineConfig, Serial, SnapshotCreate, SnapshotLoad, VmConfig, WorkingSetNote};
 use koya_api::{Action, ActionError, ActionHandler};
 
 use super::{Monitor, Phase};
@@ -158,5 +158,13 @@ impl Monitor {
         running
             .save(config, &wanted.snapshot_path, &wanted.mem_file_path)
             .map_err(|error| ActionError::CreateSnapshot(Box::new(error)))
+    }
+
+    /// Writes down what the guest has written of its memory.
+    pub(super) fn note_working_set(&mut self, wanted: &WorkingSetNote) -> Result<(), ActionError> {
+        let (_, running) = self.started()?;
+        running
+            .note_working_set(&wanted.working_set_path)
+            .map_err(|error| ActionError::WorkingSet(Box::new(error)))
     }
 }

@@ -10,16 +10,10 @@ use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddres
 
 use super::SnapshotError;
 use super::file::create;
+use super::pagemap::{PAGE, Page, PageMap};
 
-/// What is looked at, and left out if it is all zeroes, at a time.
-const PAGE: usize = 4096;
 /// Pages between two writes at most.
 const BATCH: usize = 256;
-/// An entry of /proc/self/pagemap (Linux' Documentation/admin-guide/mm/pagemap.rst).
-const ENTRY: usize = 8;
-/// Bits of an entry: the page is in memory, or in swap space.
-const THERE: u64 = 1 << 63 | 1 << 62;
-
 /// Writes all of `memory` to `path`. The vCPUs and the devices stand still.
 pub fn write(memory: &GuestRam, path: &Path) -> Result<(), SnapshotError> {
     let failed = |source| SnapshotError::Write {
@@ -52,7 +46,7 @@ fn write_region<R>(region: &R, file: &File, offset: u64) -> io::Result<()>
 where
     R: GuestMemoryRegion + Bytes<MemoryRegionAddress, E = vm_memory::GuestMemoryError>,
 {
-    let mut touched = Touched::of(region);
+    let touched = Touched::of(region);
     let mut buffer = vec![0; PAGE.saturating_mul(BATCH)];
     let mut at = 0;
     while at < region.len() {
@@ -91,42 +85,20 @@ fn write_run(batch: &[u8], from: usize, to: usize, file: &File, offset: u64) -> 
     file.write_all_at(batch.get(from..to).unwrap_or_default(), at)
 }
 
-fn page_number(address: u64) -> u64 {
-    address >> PAGE.trailing_zeros()
-}
-
 /// Which pages of a region have ever been touched. Reading the others would take memory for nothing.
-struct Touched {
-    /// Nothing: all of them may have contents.
-    map: Option<File>,
-    first: u64,
-}
+struct Touched(Option<PageMap>);
 
 impl Touched {
     fn of<R: GuestMemoryRegion>(region: &R) -> Self {
-        let host = region.get_host_address(MemoryRegionAddress(0)).ok();
-        let host = host.filter(|_| region.file_offset().is_none());
-        Self {
-            map: host.and_then(|_| File::open("/proc/self/pagemap").ok()),
-            first: page_number(host.map_or(0, |host| host.addr() as u64)),
-        }
+        // Of a file there may be contents that nobody has touched.
+        let own = region.file_offset().is_none();
+        Self(own.then(|| PageMap::of(region).ok()).flatten())
     }
 
     /// Of the `count` pages from byte `at` of the region on.
-    fn pages(&mut self, at: u64, count: usize) -> Vec<bool> {
-        let mut entries = vec![0; count.saturating_mul(ENTRY)];
-        let page = self.first.saturating_add(page_number(at));
-        let read = self
-            .map
-            .as_ref()
-            .map(|map| map.read_exact_at(&mut entries, page.saturating_mul(ENTRY as u64)));
-        match read {
-            Some(Ok(())) => {
-                let entries = entries.chunks_exact(ENTRY);
-                let entry = |bytes: &[u8]| bytes.try_into().map_or(THERE, u64::from_ne_bytes);
-                entries.map(|bytes| entry(bytes) & THERE != 0).collect()
-            }
-            _ => vec![true; count],
-        }
+    fn pages(&self, at: u64, count: usize) -> Vec<bool> {
+        let pages = self.0.as_ref().and_then(|map| map.pages(at, count).ok());
+        let pages = pages.unwrap_or_else(|| vec![Page::UNKNOWN; count]);
+        pages.into_iter().map(Page::is_there).collect()
     }
 }

@@ -5,11 +5,15 @@
 //!  mem_file_path   guest memory, region after region; pages of zeroes are holes
 //! ```
 //!
+//! A third file, the working set, only makes those that go on from it faster.
+//!
 //! Whoever loads a snapshot trusts it as he trusts a kernel: it says what the guest runs. The VMM still checks
 //! everything it reads of it, so that a damaged file is an error and nothing worse.
 
 mod file;
 pub mod memory;
+mod pagemap;
+mod working_set;
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -24,6 +28,7 @@ use crate::kvm::state::VcpuState;
 use crate::machine::SavedDevices;
 use crate::memory::MemoryError;
 use crate::resources::open_file;
+pub use working_set::WorkingSet;
 
 /// A microVM without its memory.
 #[derive(Debug, Serialize, Deserialize)]
@@ -44,15 +49,23 @@ pub struct Loaded {
     /// All the rest.
     pub saved: SavedVm,
     /// The memory.
-    pub memory: File,
+    pub memory: SavedMemory,
     /// Whether the guest stands still until it is told to go on.
     pub paused: bool,
     /// Whether its clock is moved on by the time that has passed.
     pub catch_up: bool,
 }
 
+/// The memory of a snapshot.
+pub struct SavedMemory {
+    /// It, region after region.
+    pub file: File,
+    /// What guests are known to write of it.
+    pub working_set: Option<WorkingSet>,
+}
+
 impl Loaded {
-    /// Opens both files and reads the first.
+    /// Opens the files and reads all but the memory.
     ///
     /// # Errors
     /// [`SnapshotError`]
@@ -63,9 +76,13 @@ impl Loaded {
             source: std::io::Error::other(error),
         })?;
         let saved = SavedVm::read(&source.snapshot_path)?;
+        let working_set = source.working_set_path.as_deref().map(WorkingSet::read);
         Ok(Self {
             saved,
-            memory,
+            memory: SavedMemory {
+                file: memory,
+                working_set: working_set.transpose()?,
+            },
             paused: false,
             catch_up: false,
         })
@@ -143,6 +160,9 @@ pub enum SnapshotError {
     /// An override for something that is not there.
     #[error("the snapshot has no {0} to override")]
     NothingToOverride(String),
+    /// Which pages have been written cannot be known.
+    #[error("cannot look at the pages of the guest's memory, in /proc/self/pagemap")]
+    Pages(#[source] std::io::Error),
     /// KVM.
     #[error(transparent)]
     Kvm(#[from] KvmError),

@@ -55,6 +55,44 @@ impl User {
     }
 }
 
+/// Every fork writes much the same before its container runs: the first one is asked what.
+#[test]
+fn forks_have_what_others_have_written_before_they_run() {
+    let user = User::new();
+    let small = ["--network", "none", "--vm-memory", "128m"];
+    user.prepare(&small);
+    let template = fs::read_dir(user.home.path("home/shared/templates")).unwrap();
+    let template = template
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| path.is_dir());
+    let set = template.unwrap().join("working-set");
+    let sleep = ["busybox", "sleep", "1000"];
+    user.detach("first", &small, &sleep);
+    until("one has been asked", || set.exists());
+    let config = || {
+        let vms = fs::read_dir(user.home.path("home/vms")).unwrap().flatten();
+        let configs = vms.map(|vm| fs::read_to_string(vm.path().join("vm.json")).unwrap());
+        configs.collect::<Vec<_>>().concat()
+    };
+    user.says(&["rm", "-f", "first"]);
+    user.detach("second", &small, &sleep);
+    assert!(config().contains(set.to_str().unwrap()), "{}", config());
+    assert_eq!(
+        user.says(&["exec", "second", "busybox", "echo", "here"]),
+        "here\n"
+    );
+    user.says(&["rm", "-f", "second"]);
+    // One that is damaged costs the template, and nobody a start.
+    fs::write(&set, "nonsense").unwrap();
+    let (out, timings) = user.timed(&small, "echo started");
+    assert!(
+        out == "started\n" && !timings.contains("forked"),
+        "{out}{timings}"
+    );
+    assert!(!set.exists());
+}
+
 #[test]
 fn forks_are_individuals_with_the_right_time_and_all_that_a_container_has() {
     let user = User::new();

@@ -185,12 +185,16 @@ fn the_real_server_answers_as_openapi_yaml_says() {
     let (state, memory) = (file("state"), file("memory"));
     let create = json!({ "snapshot_type": "Full", "snapshot_path": state, "mem_file_path": memory });
     witness.works(Method::Put, "/snapshot/create", "", Some(&create));
+    let set = file("set");
+    let note = json!({ "working_set_path": set });
+    witness.works(Method::Put, "/snapshot/working-set", "", Some(&note));
     witness.monitor = Monitor::start();
     let load = json!({
         "snapshot_path": state,
         "mem_backend": { "backend_type": "File", "backend_path": memory },
         "track_dirty_pages": true,
         "clock_realtime": true,
+        "working_set_path": set,
     });
     witness.works(Method::Put, "/snapshot/load", "", Some(&load));
     witness.reads();
