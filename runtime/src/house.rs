@@ -20,7 +20,7 @@ use koya_proto::error::ErrorKind;
 use koya_proto::{PROTOCOL_MAJOR, PROTOCOL_MINOR, RPC_PORT};
 use koya_sandbox::bundle::{Neighbour, Neighbours};
 use koya_sandbox::volumes::{LaterVolumes, Volume, Volumes};
-use koya_sandbox::{Devices, Sandbox, hybrid, vsock};
+use koya_sandbox::{Devices, Disk, Sandbox, hybrid, vsock};
 
 use crate::error::RuntimeError;
 use crate::record::{Record, Status};
@@ -84,6 +84,7 @@ pub fn forget(store: &Store, record: &Record) -> Result<(), RuntimeError> {
         return Ok(());
     }
     let deleted = reach_within(&door(store, record), REMOVING).and_then(|agent| delete(&agent, &record.id));
+    give_back(&Devices::of(&store.folder(house)), &record.disks);
     let removed = match first.server {
         Some(server) if server.is_there() => {
             LaterVolumes::remove(server.pid, record.served.as_deref().unwrap_or(&record.id))
@@ -92,6 +93,13 @@ pub fn forget(store: &Store, record: &Record) -> Result<(), RuntimeError> {
     };
     deleted?;
     Ok(removed?)
+}
+
+/// Takes disks away from a container that is gone. What cannot be is the microVM's until that ends.
+fn give_back(devices: &Devices, disks: &[String]) {
+    for serial in disks {
+        let _ = devices.take_disk_back(serial);
+    }
 }
 
 /// Has the agent remove a container, also one that it is just making.
@@ -130,10 +138,13 @@ pub struct Guest {
     vsock: PathBuf,
     /// Until it is left.
     volumes: Mutex<Option<LaterVolumes>>,
+    devices: Devices,
+    /// Serials of the disks that it has there.
+    disks: Vec<String>,
 }
 
 impl House {
-    /// Joins the microVM of the container `first`, with these volumes.
+    /// Joins the microVM of the container `first`, with these volumes and disks.
     ///
     /// # Errors
     /// [`RuntimeError`]; nothing is left then.
@@ -142,6 +153,7 @@ impl House {
         record: &Record,
         first: &str,
         volumes: &[Volume],
+        disks: &[Disk],
     ) -> Result<Self, RuntimeError> {
         let gone = || RuntimeError::Gone(first.to_owned());
         let server = store.load(first)?.server.filter(|server| server.is_there());
@@ -153,13 +165,34 @@ impl House {
             .try_clone()
             .map_err(RuntimeError::system("keep a connection"))?;
         let agent = connect(OwnedFd::from(line))?;
-        Ok(Self::Shared(Guest {
+        let mut guest = Guest {
             id: record.id.clone(),
             agent,
             line: copy,
             vsock,
             volumes: Mutex::new(Some(LaterVolumes::add(server.pid, name, volumes)?)),
-        }))
+            devices: Devices::of(&store.folder(first)),
+            disks: Vec::new(),
+        };
+        for disk in disks {
+            match guest.devices.lend_disk(&disk.path, disk.read_only) {
+                Ok(serial) => guest.disks.push(serial),
+                Err(error) => {
+                    // What it has been given so far goes with it.
+                    drop(Self::Shared(guest));
+                    return Err(error.into());
+                }
+            }
+        }
+        Ok(Self::Shared(guest))
+    }
+
+    /// Serials of the disks that a container has in the microVM of another one, in the order in which it wanted them.
+    pub fn lent(&self) -> &[String] {
+        match self {
+            Self::Own { .. } => &[],
+            Self::Shared(guest) => &guest.disks,
+        }
     }
 
     /// The agent.
@@ -175,13 +208,6 @@ impl House {
         match self {
             Self::Own { sandbox, .. } => Some(sandbox.devices()),
             Self::Shared(_) => None,
-        }
-    }
-
-    /// The container runs.
-    pub fn has_started(&self) {
-        if let Self::Own { sandbox, .. } = self {
-            sandbox.has_started();
         }
     }
 
@@ -223,6 +249,7 @@ impl House {
                 // On a line of its own, as the other one is cut. With the microVM the container is gone as well.
                 if let Ok(agent) = reach_within(&guest.vsock, ANSWERING) {
                     let _ = delete(&agent, &guest.id);
+                    give_back(&guest.devices, &guest.disks);
                 }
                 drop(volumes);
             }

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 
 use koya_proto::v1;
 use koya_proto::v1::root_filesystem::Source;
+use koya_sandbox::bundle::Plan;
 use koya_sandbox::network::resolver;
 use koya_sandbox::stdio;
 use koya_sandbox::volumes::{TAG, Volumes};
@@ -17,7 +18,7 @@ use super::{Guest, share};
 use crate::create::Birth;
 use crate::error::RuntimeError;
 use crate::house::House;
-use crate::record::Process;
+use crate::record::{Process, Record};
 use crate::threads;
 
 /// Whether IPv6 is turned off in the stand-in's network namespace, which is this thread's.
@@ -44,14 +45,24 @@ pub(super) fn create(birth: &Birth) -> Result<Guest, RuntimeError> {
             (house, Some(network))
         }
         Some(first) => {
-            let house = House::join(&birth.context.store, &birth.record, first, &birth.plan.volumes)?;
-            remember(birth, None, &[std::process::id()]);
+            let plan = &birth.plan;
+            let house = House::join(
+                &birth.context.store,
+                &birth.record,
+                first,
+                &plan.volumes,
+                &plan.disks,
+            )?;
+            remember(birth, |record| {
+                record.helpers = processes(&[std::process::id()]);
+                record.disks = house.lent().to_vec();
+            });
             (house, None)
         }
     };
     let (named, streams) = stdio::open(&house.vsock(), birth.own.wanted())
         .map_err(RuntimeError::system("connect the streams"))?;
-    house.agent().create(request(birth, named))?;
+    house.agent().create(request(birth, named, house.lent()))?;
     if let Some(network) = &network {
         network.give(house.agent(), &birth.record.id)?;
         if let Err(error) = serve_names(birth, &house, network) {
@@ -110,11 +121,10 @@ fn boot(birth: &Birth, network: &Network, templates: bool) -> Result<House, Runt
     };
     let abandoned = || has_left(&birth.creator);
     let note = |progress| match progress {
-        Progress::TemplateBegun(pid) | Progress::Spawned(pid) => remember(
-            birth,
-            Some(volumes.pid()),
-            &[pid, volumes.pid(), std::process::id()],
-        ),
+        Progress::TemplateBegun(pid) | Progress::Spawned(pid) => remember(birth, |record| {
+            record.server = Process::of(volumes.pid());
+            record.helpers = processes(&[pid, volumes.pid(), std::process::id()]);
+        }),
         Progress::NoTemplate(reason) => birth.context.log.warn(&reason),
         Progress::TemplateMade | Progress::Forked => {}
     };
@@ -139,7 +149,7 @@ fn boot(birth: &Birth, network: &Network, templates: bool) -> Result<House, Runt
     }
 }
 
-fn request(birth: &Birth, mut stdio: v1::Stdio) -> v1::CreateRequest {
+fn request(birth: &Birth, mut stdio: v1::Stdio, lent: &[String]) -> v1::CreateRequest {
     // A process whose reader has gone gets to know that.
     stdio.hang_up = true;
     let root = v1::RootFilesystem {
@@ -149,16 +159,19 @@ fn request(birth: &Birth, mut stdio: v1::Stdio) -> v1::CreateRequest {
     v1::CreateRequest {
         id: birth.record.id.clone(),
         root: Some(root).into(),
-        config: config(birth).to_string().into_bytes(),
+        config: config(birth, lent).to_string().into_bytes(),
         stdio: Some(stdio).into(),
         shares: vec![share(TAG)],
         ..Default::default()
     }
 }
 
-/// `config.json` for the agent. What an engine has turned off in the namespace is off in the guest's as well.
-fn config(birth: &Birth) -> Value {
+/// `config.json` for the agent, with the serials of disks that were `lent`. What an engine has turned off in the namespace is
+/// off in the guest's as well.
+fn config(birth: &Birth, lent: &[String]) -> Value {
     let mut config = birth.plan.config.clone();
+    let serials = birth.plan.disks.iter().map(|disk| disk.serial.clone());
+    Plan::change_serials(&mut config, &serials.zip(lent.iter().cloned()).collect());
     let off = fs::read_to_string(NO_IPV6).is_ok_and(|value| value.trim() == "1");
     if off && let Some(linux) = config.get_mut("linux").and_then(Value::as_object_mut) {
         let sysctl = linux.entry("sysctl").or_insert(Value::Null);
@@ -173,15 +186,18 @@ fn config(birth: &Birth) -> Value {
     config
 }
 
-/// Writes down who has to go if this process cannot see to it.
-fn remember(birth: &Birth, server: Option<u32>, pids: &[u32]) {
+/// Writes down what has to go if this process cannot see to it.
+fn remember(birth: &Birth, note: impl FnOnce(&mut Record)) {
     // What `create` has added since.
     if let Ok(mut record) = birth.context.store.load(&birth.record.id) {
-        record.server = server.and_then(Process::of);
-        record.helpers = pids.iter().filter_map(|pid| Process::of(*pid)).collect();
+        note(&mut record);
         // Without it the container runs all the same; only what is left of it is then harder to find.
         let _ = birth.context.store.save(&record);
     }
+}
+
+fn processes(pids: &[u32]) -> Vec<Process> {
+    pids.iter().filter_map(|pid| Process::of(*pid)).collect()
 }
 
 /// Whether nobody waits for the container any more.

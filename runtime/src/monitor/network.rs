@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use koya_proto::client::AgentClient;
-use koya_sandbox::network::takeover::{Spare, Taken, Within, keep_answers, take_over};
+use koya_sandbox::network::takeover::{Card, Taken, Within, keep_answers, take_over};
 use koya_sandbox::network::{Namespace, VmNetwork};
 use koya_sandbox::{Devices, rights};
 
@@ -72,8 +72,8 @@ impl Network {
 }
 
 /// The cards that the guest has of what is taken over.
-fn cards(taken: &Taken) -> Vec<Spare> {
-    let cards = taken.interfaces.iter().map(|interface| Spare {
+fn cards(taken: &Taken) -> Vec<Card> {
+    let cards = taken.interfaces.iter().map(|interface| Card {
         tap: interface.tap.clone(),
         mac: interface.mac,
     });

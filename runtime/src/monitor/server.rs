@@ -162,7 +162,6 @@ impl Monitor {
             network.give_late(&devices, agent, id)?;
         }
         agent.start(id)?;
-        self.house.has_started();
         // From now on it mostly waits.
         forget_start();
         Ok(())

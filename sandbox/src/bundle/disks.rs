@@ -8,6 +8,7 @@
 //! Which number a disk has in the guest is the agent's to find, by the serial. A bind mount never becomes a disk, whatever
 //! its source is. What the guest mounts nobody else has mounted meanwhile: two kernels that write one file system destroy it.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -141,23 +142,34 @@ impl Disks {
 
 /// Takes out what only this module may say to the agent: the serials of disks, wherever it looks for them.
 pub(super) fn strip(config: &mut Config) {
-    let mut strip = |pointer: &[&str]| {
-        let mut place = config.get_mut(pointer.first().copied().unwrap_or_default());
-        for name in pointer.iter().skip(1) {
-            place = place.and_then(|place| place.get_mut(name));
+    for_each(config, |entry| {
+        entry.remove("serial");
+    });
+}
+
+/// Gives disks other serials, those of the microVM that the container joins.
+pub(super) fn change_serials(config: &mut Config, serials: &BTreeMap<String, String>) {
+    for_each(config, |entry| {
+        let known = entry.get("serial").and_then(Value::as_str);
+        if let Some(serial) = known.and_then(|known| serials.get(known)) {
+            entry.insert("serial".to_owned(), serial.as_str().into());
         }
-        for entry in place.and_then(Value::as_array_mut).into_iter().flatten() {
-            if let Some(entry) = entry.as_object_mut() {
-                entry.remove("serial");
-            }
-        }
-    };
+    });
+}
+
+/// Every entry of a configuration that may name a disk.
+fn for_each(config: &mut Config, mut act: impl FnMut(&mut Config)) {
     for pointer in [
         &["mounts"][..],
         &["linux", "devices"],
         &["linux", "resources", "devices"],
     ] {
-        strip(pointer);
+        let mut place = config.get_mut(pointer.first().copied().unwrap_or_default());
+        for name in pointer.iter().skip(1) {
+            place = place.and_then(|place| place.get_mut(name));
+        }
+        let entries = place.and_then(Value::as_array_mut).into_iter().flatten();
+        entries.filter_map(Value::as_object_mut).for_each(&mut act);
     }
 }
 
@@ -251,6 +263,30 @@ mod tests {
         );
         let written: Vec<bool> = disks.finish().0.iter().map(|disk| !disk.read_only).collect();
         assert_eq!(written[..3], [true, false, true]);
+    }
+
+    #[test]
+    fn serials_are_changed_wherever_they_are() {
+        let mut config = json!({
+            "mounts": [{ "serial": "device-1" }, { "destination": "/proc" }],
+            "linux": {
+                "devices": [{ "serial": "device-0" }],
+                "resources": { "devices": [{ "serial": "device-0", "access": "r" }, { "serial": "device-2" }] },
+            },
+        });
+        let serials = [("device-0", "lent1"), ("device-1", "lent0")];
+        let serials = serials.map(|(was, is)| (was.to_owned(), is.to_owned())).into();
+        change_serials(config.as_object_mut().unwrap(), &serials);
+        assert_eq!(
+            config,
+            json!({
+                "mounts": [{ "serial": "lent0" }, { "destination": "/proc" }],
+                "linux": {
+                    "devices": [{ "serial": "lent1" }],
+                    "resources": { "devices": [{ "serial": "lent1", "access": "r" }, { "serial": "device-2" }] },
+                },
+            })
+        );
     }
 
     #[test]

@@ -156,7 +156,7 @@ pub struct Plan {
     pub volumes: Vec<Volume>,
     /// The guest's folder that they are in, by their numbers.
     served: String,
-    /// Block devices of the host that the container is given.
+    /// Block devices of the host that the container is given. In a microVM that it joins they have other serials.
     pub disks: Vec<Disk>,
     /// Held as long as the microVM lives.
     _claims: Vec<disks::Claim>,
@@ -236,6 +236,13 @@ impl Plan {
         Ok(())
     }
 
+    /// Gives the container's disks other serials.
+    pub fn change_serials(config: &mut Value, serials: &BTreeMap<String, String>) {
+        if let Some(config) = config.as_object_mut() {
+            disks::change_serials(config, serials);
+        }
+    }
+
     fn of(
         folder: &Path,
         id: &str,
@@ -276,12 +283,6 @@ impl Plan {
             volume.follows &= settings.follow_host_mounts;
         }
         let (disks, claims) = served_mounts.disks.finish();
-        if house.is_some() && !disks.is_empty() {
-            return Err(BundleError::Unsupported {
-                what: "a block device".to_owned(),
-                reason: "only the container that a microVM is booted for can bring one; this one joins a microVM that runs",
-            });
-        }
         let hooks = hooks::take(&mut config)?;
         let annotations = config::annotations(&mut config)?;
         let cgroup = config::tidy(&mut config);

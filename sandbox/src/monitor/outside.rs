@@ -9,7 +9,7 @@ use koya_proto::v1;
 
 use super::output::{complain, lock};
 use crate::container::{IdMap, Mount};
-use crate::network::takeover::Spare;
+use crate::network::takeover::Card;
 use crate::network::{Attached, NetworkError, Networks, VmNetwork};
 use crate::parts::{Parts, PartsError};
 use crate::sandbox::{DeviceError, Devices, Share};
@@ -108,7 +108,7 @@ impl Outside {
         let mut joined = lock(&self.joined);
         for link in &attached.links {
             if !joined.contains(&link.tap) {
-                devices.add_card(&Spare {
+                devices.add_card(&Card {
                     tap: link.tap.clone(),
                     mac: link.mac,
                 })?;

@@ -17,6 +17,7 @@ use super::protocol::{Kind, MAX_PAYLOAD, read_frame};
 use crate::container::{ContainerSpec, IdMap, Mount};
 use crate::log::Stream;
 use crate::network::Attached;
+use crate::sandbox::Sandbox;
 use crate::state::{Container, Exit};
 use crate::stdio::{self, Streams, Wanted};
 
@@ -74,12 +75,12 @@ pub(super) struct Visitor {
 impl Room {
     /// Starts a container whose image is in the microVM. What it writes waits until it is [watched](Room::watch).
     pub fn start(
-        agent: &AgentClient,
-        vsock: &Path,
+        sandbox: &Sandbox,
         folder: &Path,
         container: &Container,
         furniture: &Furniture,
     ) -> Result<Self, StartRoomError> {
+        let agent = sandbox.agent();
         let settings = &container.settings;
         let wanted = match settings.spec.process.terminal {
             true => Wanted::Terminal { rows: 0, columns: 0 },
@@ -87,7 +88,7 @@ impl Room {
                 stdin: settings.open_stdin,
             },
         };
-        let (mut named, streams) = stdio::open(vsock, wanted).map_err(StartRoomError::Streams)?;
+        let (mut named, streams) = stdio::open(&sandbox.vsock(), wanted).map_err(StartRoomError::Streams)?;
         // The monitor leaves only when nobody reads any more.
         named.hang_up = true;
         let mut room =
@@ -95,7 +96,10 @@ impl Room {
         room.pid = agent.create(request(container, furniture, named))?;
         let started = agent
             .configure_network(&furniture.attached.guest_request())
-            .and_then(|()| agent.start(&container.id));
+            .and_then(|()| {
+                sandbox.note_working_set();
+                agent.start(&container.id)
+            });
         if let Err(error) = started {
             let _ = agent.delete(&container.id, true);
             return Err(error.into());

@@ -359,14 +359,10 @@ impl Monitor {
                     mounts,
                     shares,
                 };
-                let (agent, vsock) = (self.sandbox.agent(), self.sandbox.vsock());
-                Ok(Room::start(agent, &vsock, &folder, container, &furniture)?)
+                Ok(Room::start(&self.sandbox, &folder, container, &furniture)?)
             });
         match room {
-            Ok(room) => {
-                self.sandbox.has_started();
-                Ok(Arc::new(room))
-            }
+            Ok(room) => Ok(Arc::new(room)),
             Err(error) => {
                 self.vacate(&container.id, slot);
                 Err(error)

@@ -15,6 +15,7 @@ use crate::sandbox::{DeviceError, Devices, Disk};
 /// The file behind a disk without image: one sector.
 const EMPTY: &str = "empty";
 const SECTOR: u64 = 512;
+
 /// A place cannot be had, or not furnished.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SlotError {

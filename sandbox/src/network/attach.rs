@@ -11,7 +11,7 @@ use super::firewall::Rules;
 use super::namespace::Namespace;
 use super::netavark::{self, Answer, Netavark, Verb};
 use super::records::{Lock, forget};
-use super::takeover::{self, Addresses, Spare, Taken};
+use super::takeover::{self, Addresses, Card, Taken};
 use super::{
     Attached, Link, NetworkError, NetworkRequest, Networks, Published, VmNetwork, host, lease, names, ports,
 };
@@ -43,7 +43,7 @@ impl Networks {
             vm: vm.to_owned(),
             netns: self.netns(vm),
             cards: (0..cards)
-                .map(|number| Spare::random(format!("tap{number}")))
+                .map(|number| Card::random(format!("tap{number}")))
                 .collect::<Result<_, _>>()
                 .map_err(file("/dev/urandom"))?,
         };
@@ -54,7 +54,7 @@ impl Networks {
             .map_err(NetworkError::from)
             .and_then(|namespace| {
                 let first: Vec<_> = network.cards.iter().take(first).cloned().collect();
-                Ok(takeover::make_spares(&namespace, &first)?)
+                Ok(takeover::make_taps(&namespace, &first)?)
             });
         if let Err(error) = made {
             let _ = Namespace::remove(&network.netns);
@@ -271,7 +271,7 @@ impl Networks {
         &self,
         lock: &Lock,
         networks: &[Network],
-        cards: &[Spare],
+        cards: &[Card],
         others: &[Attached],
     ) -> Result<Vec<(Network, Link)>, NetworkError> {
         match links(networks, cards, others) {
@@ -284,18 +284,18 @@ impl Networks {
     }
 
     /// Cards of a microVM that nothing is joined to, as many as are wanted.
-    fn free_cards(&self, vm: &str, others: &[Attached], wanted: usize) -> Result<Vec<Spare>, NetworkError> {
+    fn free_cards(&self, vm: &str, others: &[Attached], wanted: usize) -> Result<Vec<Card>, NetworkError> {
         let known = self.all_vms()?.into_iter().find(|known| known.vm == vm);
         let cards = known.map(|known| known.cards).unwrap_or_default();
         if cards.is_empty() {
             return Err(NetworkError::NoCards(vm.to_owned()));
         }
-        let used = |card: &Spare| {
+        let used = |card: &Card| {
             let here = others.iter().filter(|other| other.vm == vm);
             here.flat_map(|other| &other.links)
                 .any(|link| link.tap == card.tap)
         };
-        let mut free: Vec<Spare> = cards.into_iter().filter(|card| !used(card)).collect();
+        let mut free: Vec<Card> = cards.into_iter().filter(|card| !used(card)).collect();
         if free.len() < wanted {
             return Err(NetworkError::TooFewCards {
                 vm: vm.to_owned(),
@@ -344,7 +344,7 @@ fn published(others: &[Attached]) -> Vec<(String, Published)> {
 
 fn links(
     networks: &[Network],
-    cards: &[Spare],
+    cards: &[Card],
     others: &[Attached],
 ) -> Result<Vec<(Network, Link)>, NetworkError> {
     networks

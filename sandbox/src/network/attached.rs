@@ -11,7 +11,7 @@ use super::definition::NONE;
 use super::firewall::Rules;
 use super::netavark::Builder;
 use super::ports::{PortMapping, Published};
-use super::takeover::{Spare, Taken};
+use super::takeover::{Card, Taken};
 use super::{Namespace, NamespaceError};
 
 /// What a container wants.
@@ -56,7 +56,7 @@ pub struct VmNetwork {
     /// The namespace's name.
     pub netns: PathBuf,
     /// The microVM's network cards: a tap and a MAC each.
-    pub cards: Vec<Spare>,
+    pub cards: Vec<Card>,
 }
 
 impl VmNetwork {

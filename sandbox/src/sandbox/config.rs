@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::{Disk, SandboxSpec, StartError};
-use crate::network::takeover::Spare;
+use crate::network::takeover::Card;
 use crate::parts::Parts;
 use crate::template::Template;
 
@@ -113,7 +113,7 @@ pub(super) fn drive(disk: &Disk) -> Option<Value> {
 }
 
 /// A network card, as the API has it.
-pub(super) fn card(card: &Spare) -> Value {
+pub(super) fn card(card: &Card) -> Value {
     json!({ "iface_id": card.tap, "host_dev_name": card.tap, "guest_mac": card.mac })
 }
 

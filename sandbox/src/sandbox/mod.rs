@@ -9,7 +9,7 @@ mod vmm;
 
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -90,8 +90,8 @@ pub struct Sandbox {
     vmm: Mutex<Vmm>,
     folder: PathBuf,
     agent: AgentClient,
-    /// Where it is to be kept what forks of its template write first, unless that is known.
-    unknown: Option<PathBuf>,
+    /// Where it is to be kept what forks of its template write first, if this one is to be asked.
+    unknown: Mutex<Option<PathBuf>>,
 }
 
 impl Sandbox {
@@ -142,9 +142,10 @@ impl Sandbox {
         tell(Progress::Spawned(vmm.pid()));
         let stream = vmm.await_call(&call, FORK_PATIENCE, abandoned)?;
         tell(Progress::Forked);
-        let mut sandbox = Self::of(vmm, folder, stream)?;
-        if template.working_set().is_none() {
-            sandbox.unknown = Some(template.working_set_path());
+        let sandbox = Self::of(vmm, folder, stream)?;
+        // With a shared folder its memory is a copy, of which nobody knows what has been written.
+        if spec.share.is_none() && template.working_set().is_none() {
+            *lock(&sandbox.unknown) = Some(template.working_set_path());
         }
         sandbox.agent.reseed(&entropy()?)?;
         sandbox.agent.set_clock(SystemTime::now())?;
@@ -157,7 +158,7 @@ impl Sandbox {
             agent: client::connect(call)?,
             vmm: Mutex::new(vmm),
             folder: folder.to_owned(),
-            unknown: None,
+            unknown: Mutex::new(None),
         })
     }
 
@@ -171,15 +172,13 @@ impl Sandbox {
         Devices::of(&self.folder)
     }
 
-    /// Its container runs. What it has written until then is kept for the next forks of its template, if that is not
-    /// known yet.
-    pub fn has_started(&self) {
-        if let Some(path) = self.unknown.clone() {
-            let devices = self.devices();
-            // Nobody waits for it, and if it cannot be had, the next one tries.
-            let _ = thread::Builder::new()
-                .name("working-set".to_owned())
-                .spawn(move || devices.note_working_set(&path));
+    /// Notes what the guest has written so far for the next forks of its template, once and if that is not known yet. To be
+    /// called when the first container has been made, and nothing of the user's runs.
+    pub fn note_working_set(&self) {
+        let unknown = lock(&self.unknown).take();
+        if let Some(path) = unknown {
+            // If it cannot be had, another one tries.
+            self.devices().note_working_set(&path);
         }
     }
 
@@ -190,14 +189,14 @@ impl Sandbox {
 
     /// Ends the VMM, whatever its guest does.
     pub fn end(&self) {
-        self.vmm.lock().unwrap_or_else(PoisonError::into_inner).end();
+        lock(&self.vmm).end();
     }
 
     /// Whether its VMM has ended, or does so within this time.
     pub fn has_ended(&self, patience: Duration) -> bool {
         let begun = Instant::now();
         loop {
-            let mut vmm = self.vmm.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut vmm = lock(&self.vmm);
             if vmm.has_ended() {
                 return true;
             }
@@ -211,11 +210,12 @@ impl Sandbox {
 
     /// Why it does not run any more, as far as the guest's console tells.
     pub fn last_words(&self) -> Option<String> {
-        self.vmm
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .last_words()
+        lock(&self.vmm).last_words()
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The socket through which ports of the guest of the sandbox in `folder` are reached.

@@ -23,13 +23,16 @@ fn a_drive_and_an_interface_join_a_guest_that_runs() {
     let netns = Netns::with_tap();
     let mut monitor = Monitor::within(netns.monitor(), Scratch::new(), &[]);
     running(&monitor, 2);
+    // It has looked once, and found nothing.
     monitor.vm.type_in(b"v").unwrap();
-    monitor.vm.expect("tour: ready");
+    monitor.vm.expect("tour: ready\ntour: ready");
     let disk = monitor.scratch.disk("disk", 1 << 20);
     monitor.done(Method::Put, "/drives/a", &drive("a", &disk, false));
     monitor.vm.type_in(b"v").unwrap();
-    monitor.vm.expect("block");
+    monitor.vm.expect("block: the same bytes");
+    monitor.vm.expect("block: sectors: 2048\n");
     assert!(!monitor.vm.console.text().contains("net"));
+    assert_eq!(monitor.get("/machine-config")["spare_devices"], 1);
     // It is a drive like any other.
     let other = monitor.scratch.disk("other", 2 << 20);
     let update = json!({ "drive_id": "a", "path_on_host": other });
@@ -37,8 +40,10 @@ fn a_drive_and_an_interface_join_a_guest_that_runs() {
     let card = interface("eth0", "tap0");
     monitor.done(Method::Put, "/network-interfaces/eth0", &card);
     monitor.vm.type_in(b"v").unwrap();
-    monitor.vm.expect("net");
+    monitor.vm.expect("net: a frame: sent");
+    monitor.vm.expect("block: sectors: 4096\n");
     let config = monitor.get("/vm/config");
+    assert_eq!(config["machine-config"].get("spare_devices"), None);
     assert_eq!(config["drives"][0]["path_on_host"], json!(other));
     assert_eq!(config["network-interfaces"][0]["host_dev_name"], "tap0");
     monitor.vm.type_in(b"q").unwrap();
@@ -64,7 +69,10 @@ fn a_drive_that_has_joined_is_frozen_with_its_guest() {
     fork.done(Method::Put, "/snapshot/load", &load);
     assert_eq!(fork.get("/vm/config")["drives"].as_array().unwrap().len(), 2);
     fork.vm.type_in(b"v").unwrap();
-    fork.vm.expect("block");
+    fork.vm.expect("block: the same bytes");
+    // There are no more windows than there were.
+    let fault = refused(&fork, "/drives/c", &drive("c", &disk, false));
+    assert!(fault.contains("not supported after starting"), "{fault}");
     fork.vm.type_in(b"q").unwrap();
     fork.vm.expect_exit(0);
 }
@@ -87,7 +95,7 @@ fn a_drive_joins_a_fork() {
     let disk = fork.scratch.disk("disk", 1 << 20);
     fork.done(Method::Put, "/drives/a", &drive("a", &disk, false));
     fork.vm.type_in(b"v").unwrap();
-    fork.vm.expect("block");
+    fork.vm.expect("block: the same bytes");
     let fault = refused(&fork, "/drives/b", &drive("b", &disk, false));
     assert!(fault.contains("`spare_devices`"), "{fault}");
     fork.vm.type_in(b"q").unwrap();
@@ -181,7 +189,7 @@ fn an_async_drive_joins_where_there_is_one() {
     running(&monitor, 1);
     monitor.done(Method::Put, "/drives/b", &second);
     monitor.vm.type_in(b"v").unwrap();
-    monitor.vm.expect("block");
+    monitor.vm.expect("block: the same bytes");
     monitor.vm.type_in(b"q").unwrap();
     monitor.vm.expect_exit(0);
 }

@@ -92,7 +92,8 @@ pub enum PlugError {
     Rings,
     /// Every window has a device.
     #[error(
-        "there is no window left for it: a microVM has as many as `spare_devices` of its `machine-config` says"
+        "there is no window left for it: a microVM has as many as `spare_devices` of its `machine-config` said, and keeps \
+         what has joined it"
     )]
     Full,
     /// The device.
@@ -101,6 +102,16 @@ pub enum PlugError {
 }
 
 impl Running {
+    /// Whether it was made for devices that come later.
+    pub fn takes_devices(&self) -> bool {
+        !self.devices.spares.is_empty()
+    }
+
+    /// How many still may.
+    pub fn spare_devices(&self) -> u8 {
+        u8::try_from(self.devices.windows.spare()).unwrap_or(u8::MAX)
+    }
+
     /// Whether a drive with these settings may join.
     pub fn check_drive(&self, drive: &Drive) -> Result<(), PlugError> {
         if self.devices.drive(&drive.drive_id).is_some() {
@@ -147,9 +158,9 @@ impl Running {
     }
 
     fn check_room(&self) -> Result<(), PlugError> {
-        match self.devices.windows.has_spare() {
-            true => Ok(()),
-            false => Err(PlugError::Full),
+        match self.devices.windows.spare() {
+            0 => Err(PlugError::Full),
+            _ => Ok(()),
         }
     }
 

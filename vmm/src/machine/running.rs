@@ -110,8 +110,7 @@ impl Running {
 
     /// Writes down which pages of its memory the guest has written so far.
     pub fn note_working_set(&self, path: &Path) -> Result<(), SnapshotError> {
-        let set = WorkingSet::of(&self.memory).map_err(SnapshotError::Pages)?;
-        set.write(path)
+        WorkingSet::of(&self.memory)?.write(path)
     }
 
     /// Ends the guest's time for good: it does nothing any more, while what it has left behind is cleared up.

@@ -68,9 +68,10 @@ impl Windows {
         Some(window)
     }
 
-    /// Whether one is nobody's.
-    pub fn has_spare(&self) -> bool {
-        self.places.iter().any(|place| place.occupant.is_none())
+    /// How many are nobody's.
+    pub fn spare(&self) -> usize {
+        let spare = self.places.iter().filter(|place| place.occupant.is_none());
+        spare.count()
     }
 
     /// Takes the window of `occupant` back.
@@ -178,9 +179,9 @@ mod tests {
         windows.take(drive("a")).unwrap();
         windows.add_spare(1);
         windows.close();
-        assert!(windows.has_spare());
+        assert_eq!(windows.spare(), 1);
         assert_eq!(windows.take(drive("b")).unwrap().gsi, 6);
-        assert!(!windows.has_spare());
+        assert_eq!(windows.spare(), 0);
         assert!(windows.take(drive("c")).is_none());
         windows.leave(&drive("b"));
         assert_eq!(windows.take(drive("c")).unwrap().gsi, 6);

@@ -32,6 +32,7 @@ impl Monitor {
             .add_drive(open)
             .map_err(|error| refused(Box::new(error)))?;
         config.drives.push(drive);
+        Self::count_spare(config, running);
         self.arrivals.borrow_mut().push(subscriber);
         Ok(())
     }
@@ -62,21 +63,22 @@ impl Monitor {
             .add_network(open)
             .map_err(|error| refused(Box::new(error)))?;
         config.network_interfaces = all;
+        Self::count_spare(config, running);
         self.arrivals.borrow_mut().push(subscriber);
         Ok(())
+    }
+
+    /// Says in its configuration how many devices may still join the guest.
+    pub(super) fn count_spare(config: &mut VmConfig, running: &Running) {
+        if let Some(machine) = &mut config.machine_config {
+            machine.spare_devices = running.spare_devices();
+        }
     }
 
     /// The guest and its configuration, if devices may join it: if it was made so.
     fn started_with_room(&mut self) -> Result<(&mut VmConfig, &mut Running), ActionError> {
         match &mut self.phase {
-            Phase::Started { config, running, .. }
-                if config
-                    .machine_config
-                    .as_ref()
-                    .is_some_and(|machine| machine.spare_devices != 0) =>
-            {
-                Ok((config, running))
-            }
+            Phase::Started { config, running, .. } if running.takes_devices() => Ok((config, running)),
             _ => Err(ActionError::NotSupportedAfterStart),
         }
     }

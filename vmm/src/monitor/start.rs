@@ -122,7 +122,7 @@ impl Monitor {
     /// Has `build` make a guest of what has been configured. After an error nothing is configured any more.
     fn launch(
         &mut self,
-        config: Box<VmConfig>,
+        mut config: Box<VmConfig>,
         build: impl FnOnce(
             Box<Resources>,
             Arc<Gate>,
@@ -136,6 +136,7 @@ impl Monitor {
         let has_output_file = resources.serial_output.is_some();
         let resources = std::mem::take(resources);
         let (running, subscribers) = build(resources, self.gate.clone(), self.end.clone(), self.seccomp)?;
+        Self::count_spare(&mut config, &running);
         self.arrivals.borrow_mut().extend(subscribers);
         let terminal = self.attach_console(&running, has_output_file);
         self.phase = Phase::Started {

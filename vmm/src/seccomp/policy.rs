@@ -257,7 +257,8 @@ pub(super) const MONITOR: &[Rule] = &[
     any(libc::SYS_timerfd_create),
     any(libc::SYS_ppoll),
     any(libc::SYS_dup),
-    // PUT and PATCH /drives, PUT /logger, PUT /metrics and PUT /snapshot/create name files; the sockets' names go at the end.
+    // PUT and PATCH /drives, PUT /logger, PUT /metrics, PUT /snapshot/create and
+    // PUT /snapshot/working-set name files, and /proc/self/pagemap is one; the sockets' names go at the end.
     any(libc::SYS_openat),
     any(libc::SYS_fstat),
     any(libc::SYS_newfstatat),

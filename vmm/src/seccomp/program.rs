@@ -272,6 +272,22 @@ mod tests {
         }
     }
 
+    /// Lists of values of one argument are put together; other conditions would be lost.
+    #[test]
+    fn only_lists_about_one_argument_are_added_to() {
+        for added in policy::PLUGS {
+            let known = policy::ALL.iter().chain(policy::MONITOR);
+            for rule in known.filter(|rule| rule.call == added.call) {
+                let arguments = [rule, added].map(|rule| {
+                    let only = rule.only.unwrap();
+                    assert!(only.test.values().is_some());
+                    only.argument
+                });
+                assert_eq!(arguments[0], arguments[1]);
+            }
+        }
+    }
+
     #[test]
     fn a_call_is_ruled_once() {
         for own in [policy::MONITOR, policy::VCPU] {

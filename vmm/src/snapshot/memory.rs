@@ -14,6 +14,7 @@ use super::pagemap::{PAGE, Page, PageMap};
 
 /// Pages between two writes at most.
 const BATCH: usize = 256;
+
 /// Writes all of `memory` to `path`. The vCPUs and the devices stand still.
 pub fn write(memory: &GuestRam, path: &Path) -> Result<(), SnapshotError> {
     let failed = |source| SnapshotError::Write {

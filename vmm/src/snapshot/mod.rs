@@ -76,12 +76,17 @@ impl Loaded {
             source: std::io::Error::other(error),
         })?;
         let saved = SavedVm::read(&source.snapshot_path)?;
-        let working_set = source.working_set_path.as_deref().map(WorkingSet::read);
+        let working_set = source.working_set_path.as_deref().and_then(|path| {
+            // It is advice; without it the guest is as well off, and slower.
+            let read = WorkingSet::read(path);
+            read.inspect_err(|error| log::warn!("there is no working set: {}", koya_api::one_line(error)))
+                .ok()
+        });
         Ok(Self {
             saved,
             memory: SavedMemory {
                 file: memory,
-                working_set: working_set.transpose()?,
+                working_set,
             },
             paused: false,
             catch_up: false,
@@ -160,6 +165,9 @@ pub enum SnapshotError {
     /// An override for something that is not there.
     #[error("the snapshot has no {0} to override")]
     NothingToOverride(String),
+    /// Nobody goes on from what it went on from.
+    #[error("the microVM's memory is no snapshot's file: it has booted, or has shared folders or huge pages")]
+    NoFile,
     /// Which pages have been written cannot be known.
     #[error("cannot look at the pages of the guest's memory, in /proc/self/pagemap")]
     Pages(#[source] std::io::Error),

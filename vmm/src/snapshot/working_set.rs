@@ -24,7 +24,7 @@ use crate::resources::open_file;
 
 /// The most of a file that is read. A guest that has written every other page of 64 MiB has a file of 160 KiB.
 const MOST: u64 = 1 << 20;
-/// The most memory that is noted: whoever has written more by then is no measure for others.
+/// The most memory that is noted, and that is copied: the rest costs an exit a page, as without.
 const LARGEST: u64 = 64 << 20;
 /// Pages that are looked at with one system call.
 const BATCH: usize = 8192;
@@ -38,17 +38,24 @@ pub struct WorkingSet {
 }
 
 impl WorkingSet {
-    /// What a guest has written whose memory came from a file. The guest may run meanwhile.
+    /// What a guest has written whose memory is a snapshot's file, the first 64 MiB of it. The guest may run meanwhile.
     ///
     /// # Errors
-    /// When the kernel does not tell.
-    pub fn of(memory: &GuestRam) -> io::Result<Self> {
+    /// [`SnapshotError::NoFile`] if its memory is its own from the first page on, and when the kernel does not tell.
+    pub fn of(memory: &GuestRam) -> Result<Self, SnapshotError> {
+        if !is_private_file(memory) {
+            return Err(SnapshotError::NoFile);
+        }
+        Self::written(memory).map_err(SnapshotError::Pages)
+    }
+
+    fn written(memory: &GuestRam) -> io::Result<Self> {
         let mut set = Self::default();
         let mut left_to_note = LARGEST;
         for region in memory.iter() {
             let map = PageMap::of(region)?;
             let mut at = 0;
-            while at < region.len() {
+            while at < region.len() && left_to_note != 0 {
                 let left = usize::try_from(region.len().saturating_sub(at)).unwrap_or(usize::MAX);
                 let pages = map.pages(at, left.div_ceil(PAGE).min(BATCH))?;
                 for page in pages {
@@ -116,10 +123,17 @@ impl WorkingSet {
         })
     }
 
-    /// Has the kernel copy what is written of `memory`, as if that had been done. What is not there is left out, and so is all
-    /// if the kernel cannot (before Linux 5.14): the guest's own writes do it then.
+    /// Has the kernel copy what is written of `memory`, as if that had been done. What is not there is left out, what is more
+    /// than 64 MiB, and all of it if the memory is no file's or the kernel cannot (before Linux 5.14).
     pub fn populate(&self, memory: &GuestRam) {
+        if !is_private_file(memory) {
+            return;
+        }
+        let mut left = LARGEST;
         for &(address, length) in &self.written {
+            let length = length.min(left);
+            // What is empty counts as well, so that there is an end to them.
+            left = left.saturating_sub(length.max(PAGE as u64));
             let Some((region, offset)) = place(memory, address) else {
                 continue;
             };
@@ -137,6 +151,13 @@ impl WorkingSet {
             }
         }
     }
+}
+
+/// Whether pages are copied when they are written.
+fn is_private_file(memory: &GuestRam) -> bool {
+    memory
+        .iter()
+        .all(|region| region.file_offset().is_some() && region.flags() & libc::MAP_PRIVATE != 0)
 }
 
 /// Where a page begins.
@@ -199,6 +220,31 @@ mod tests {
         known.populate(&second);
         assert_eq!(WorkingSet::of(&second).unwrap(), known);
         assert_eq!(second.read_obj::<u8>(GuestAddress(0x1000)).unwrap(), 0);
+    }
+
+    #[test]
+    fn memory_that_is_no_file_or_not_copied_has_no_working_set() {
+        for shared in [false, true] {
+            let plan = MemoryPlan {
+                mib: 4,
+                huge_pages: HugePages::None,
+                track_dirty_pages: false,
+                shared,
+            };
+            let memory = crate::memory::map(plan).unwrap();
+            memory.write_obj(7_u8, GuestAddress(0)).unwrap();
+            assert!(matches!(WorkingSet::of(&memory), Err(SnapshotError::NoFile)));
+            // Nothing becomes resident by it.
+            set(&[(0x10_0000, 0x1000)]).populate(&memory);
+            let region = memory.iter().next().unwrap();
+            let page = *PageMap::of(region)
+                .unwrap()
+                .pages(0x10_0000, 1)
+                .unwrap()
+                .first()
+                .unwrap();
+            assert!(!page.is_there());
+        }
     }
 
     #[test]

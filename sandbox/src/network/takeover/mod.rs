@@ -139,14 +139,14 @@ pub struct Taken {
 
 /// A network card of the guest's: there is an interface beside its tap, or one comes later and is joined to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Spare {
+pub struct Card {
     /// `host_dev_name` of the guest's network card.
     pub tap: String,
     /// That the interface will have.
     pub mac: Mac,
 }
 
-impl Spare {
+impl Card {
     /// A card with a MAC that nobody else has.
     ///
     /// # Errors
@@ -193,7 +193,7 @@ pub fn take_over(namespace: &Namespace, within: Within) -> Result<Taken, Takeove
         let spares = devices
             .iter()
             .zip(free)
-            .map(|(device, tap)| Spare { tap, mac: device.mac });
+            .map(|(device, tap)| Card { tap, mac: device.mac });
         let spares: Vec<_> = spares.collect();
         take(&netlink, devices, &spares, within)
     })?
@@ -249,7 +249,7 @@ fn give_back_here(netlink: &Netlink) -> Result<(), TakeoverError> {
 fn take(
     netlink: &Netlink,
     devices: Vec<Device>,
-    cards: &[Spare],
+    cards: &[Card],
     within: Within,
 ) -> Result<Taken, TakeoverError> {
     let ours: Vec<_> = devices
@@ -309,11 +309,11 @@ pub fn take_over_one(
     })?
 }
 
-/// Makes taps that wait for their interfaces.
+/// Makes the taps of cards, which wait for their interfaces.
 ///
 /// # Errors
 /// [`TakeoverError`]
-pub fn make_spares(namespace: &Namespace, spares: &[Spare]) -> Result<(), TakeoverError> {
+pub fn make_taps(namespace: &Namespace, spares: &[Card]) -> Result<(), TakeoverError> {
     namespace.run(|| {
         let netlink = open()?;
         for spare in spares {

@@ -41,6 +41,48 @@ fn two_rooms_share_a_house_and_nothing_else() {
     assert!(user.has_nothing_left(), "something is left behind");
 }
 
+/// The microVM began with one disk for images and one network card: the others join it with those who need them.
+#[test]
+fn a_room_brings_as_many_networks_as_it_has() {
+    let user = User::new();
+    for (name, subnet) in [("inner", "10.77.0.0/24"), ("outer", "10.78.0.0/24")] {
+        user.says(&["network", "create", "--subnet", subnet, name]);
+    }
+    user.detach("web", &["--network", "inner"], &["sleep", "1000"]);
+    let both = ["--vm", "web", "--network", "inner", "--network", "outer"];
+    let addresses = |name: &str| {
+        let said = user.says(&[
+            "exec",
+            name,
+            "sh",
+            "-c",
+            "busybox ip -o -4 addr show | grep -v 127.0.0.1",
+        ]);
+        said.lines()
+            .map(|line| line.split_whitespace().nth(3).unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    for _ in 0..2 {
+        user.detach("db", &both, &["sleep", "1000"]);
+        let seen = addresses("db");
+        assert!(
+            seen.len() == 2 && seen[0].starts_with("10.77.0.") && seen[1].starts_with("10.78.0."),
+            "{seen:?}"
+        );
+        user.says(&["exec", "db", "busybox", "ping", "-c", "1", "-W", "5", "web"]);
+        user.says(&["rm", "-f", "db"]);
+    }
+    assert_eq!(addresses("web").len(), 1);
+    // All places, one after the other.
+    for name in ["one", "two", "three"] {
+        user.detach(name, &["--vm", "web", "--network", "outer"], &["sleep", "1000"]);
+        assert_eq!(addresses(name).len(), 1);
+    }
+    user.says(&["rm", "-f", "one", "two", "three", "web"]);
+    user.says(&["network", "rm", "inner", "outer"]);
+    assert!(user.has_nothing_left(), "something is left behind");
+}
+
 #[test]
 fn a_full_house_says_so() {
     let user = User::new();

@@ -28,6 +28,7 @@ fn a_pod_is_one_microvm_to_kubernetes() {
     pod.containers_share_what_is_the_pods();
     pod.probes_and_limits();
     pod.a_container_is_restarted();
+    pod.a_raw_block_volume_is_a_disk();
     pod.ends();
     engine.ends();
 }

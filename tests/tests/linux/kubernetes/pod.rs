@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use super::kubelet::Kubelet;
-use crate::support::{pids_of, until};
+use crate::support::{LoopDevice, MIB, pids_of, run, until};
 
 /// The image of a pod's first container, and that of the others.
 pub const PAUSE: &str = "localhost/pause:1";
@@ -71,12 +71,17 @@ impl<'a> Pod<'a> {
 
     /// Creates and starts a container; its id.
     fn begin(&self, name: &str, attempt: u32, script: &str, pid: u64) -> String {
+        self.begin_with(name, attempt, script, pid, json!([]))
+    }
+
+    /// The same, with devices of the node.
+    fn begin_with(&self, name: &str, attempt: u32, script: &str, pid: u64, devices: Value) -> String {
         let mount = |name: &str, readonly: bool| json!({ "container_path": format!("/{name}"), "host_path": self.folder.join(name), "readonly": readonly });
         let options = json!({ "network": OF_POD, "pid": pid, "ipc": OF_POD });
         let config = json!({
             "metadata": { "name": name, "attempt": attempt }, "image": { "image": IMAGE },
             "command": ["sh", "-c", script], "log_path": format!("{name}.{attempt}.log"),
-            "mounts": [mount("data", false), mount("config", true)],
+            "mounts": [mount("data", false), mount("config", true)], "devices": devices,
             "linux": {
                 "resources": { "memory_limit_in_bytes": 128 << 20 },
                 "security_context": { "namespace_options": options },
@@ -237,6 +242,36 @@ impl<'a> Pod<'a> {
             self.exec(&side, "wget -q -O - http://127.0.0.1:8000/page").0 == "made before\n"
         });
         assert_eq!(pids_of("koya-vmm").len(), 1);
+    }
+
+    /// As a kubelet has it for a claim with `volumeMode: Block`. It is the pod's as long as its container.
+    pub fn a_raw_block_volume_is_a_disk(&self) {
+        run("modprobe loop");
+        let file = self.folder.join("disk");
+        fs::File::create(&file).unwrap().set_len(MIB).unwrap();
+        let device = LoopDevice::of(&file);
+        let devices =
+            json!([{ "container_path": "/dev/data", "host_path": device.path(), "permissions": "rwm" }]);
+        let script = "echo from the pod | dd of=/dev/data bs=512 seek=3 conv=fsync; exec sleep 100000";
+        let id = self.begin_with("disk", 0, script, OF_CONTAINER, devices);
+        until("nothing is written", || {
+            fs::read(&file).unwrap()[1536..].starts_with(b"from the pod\n")
+        });
+        let [vmm] = pids_of("koya-vmm")[..] else {
+            panic!("the pod is one microVM")
+        };
+        let is_open = || {
+            let files = fs::read_dir(format!("/proc/{vmm}/fd")).unwrap().flatten();
+            let mut files = files.filter_map(|file| fs::read_link(file.path()).ok());
+            files.any(|file| file.as_os_str() == device.path())
+        };
+        assert!(is_open());
+        self.kubelet
+            .done("StopContainer", json!({ "container_id": id, "timeout": 0 }));
+        until("the end is not seen", || self.state(&id).0 == EXITED);
+        self.kubelet
+            .done("RemoveContainer", json!({ "container_id": id }));
+        until("the microVM keeps the device", || !is_open());
     }
 
     pub fn ends(self) {

@@ -1,11 +1,12 @@
 //! Block devices of the host that a container is given.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value, json};
 
-use super::{IMAGE, Podman};
+use super::{IMAGE, Podman, pids_of};
 use crate::support::{LoopDevice, MIB, run, succeed};
 
 /// The magic number of ext4, and where it is (linux/Documentation/filesystems/ext4: superblock).
@@ -66,6 +67,62 @@ fn a_block_device_is_a_disk_of_the_guest() {
     assert_eq!(said, "b\n0\n1\n");
     let bytes = fs::read(user.home.path("written")).unwrap();
     assert!(bytes[51_200..].starts_with(b"from the guest\n"));
+}
+
+/// A container that joins another one's microVM brings its disks, which are gone from there when it is.
+#[test]
+fn a_block_device_joins_a_microvm_that_runs() {
+    let user = Podman::new();
+    let (written, read) = (disk(&user, "written"), disk(&user, "read"));
+    let stays = "trap 'exit 0' TERM; while :; do sleep 1; done";
+    let first = [
+        "run",
+        "--detach",
+        "--name",
+        "first",
+        "--network",
+        "none",
+        IMAGE,
+        "sh",
+        "-c",
+        stays,
+    ];
+    user.koya(&first);
+    let beside = |device: &str, script: &str| {
+        let options = ["run", "--rm", "--network", "container:first", "--device", device];
+        user.koya(&[&options[..], &[IMAGE, "busybox", "sh", "-c", script]].concat())
+    };
+    let lent = "for disk in /sys/block/vd*; do echo $(cat $disk/serial); done | grep lent";
+    let writable = format!("{}:/dev/data", written.path());
+    let script = "echo from the guest | dd of=/dev/data bs=512 seek=100 conv=fsync 2>/dev/null";
+    assert_eq!(beside(&writable, &format!("{script}; {lent}")), "lent0\n");
+    let bytes = fs::read(user.home.path("written")).unwrap();
+    assert!(bytes[51_200..].starts_with(b"from the guest\n"));
+    let readable = format!("{}:/dev/data:r", read.path());
+    let said = beside(
+        &readable,
+        &format!("busybox {MAGIC}; echo x 2>/dev/null > /dev/data || echo refused; {lent}"),
+    );
+    assert!(
+        said.contains("53 ef\nrefused\n") && said.ends_with("lent0\nlent1\n"),
+        "{said}"
+    );
+    // What was taken back is lent again.
+    assert_eq!(beside(&writable, lent), "lent0\nlent1\n");
+    let [vmm] = pids_of("koya-vmm")[..] else {
+        panic!("there is one microVM")
+    };
+    let held: Vec<_> = fs::read_dir(format!("/proc/{vmm}/fd"))
+        .unwrap()
+        .filter_map(|fd| fs::read_link(fd.unwrap().path()).ok())
+        .filter(|path| {
+            [written.path(), read.path()]
+                .map(Path::new)
+                .contains(&path.as_path())
+        })
+        .collect();
+    assert!(held.is_empty(), "{held:?}");
+    user.koya(&["rm", "--force", "--time", "0", "first"]);
 }
 
 #[test]

@@ -186,8 +186,6 @@ fn the_real_server_answers_as_openapi_yaml_says() {
     let create = json!({ "snapshot_type": "Full", "snapshot_path": state, "mem_file_path": memory });
     witness.works(Method::Put, "/snapshot/create", "", Some(&create));
     let set = file("set");
-    let note = json!({ "working_set_path": set });
-    witness.works(Method::Put, "/snapshot/working-set", "", Some(&note));
     witness.monitor = Monitor::start();
     let load = json!({
         "snapshot_path": state,
@@ -197,6 +195,8 @@ fn the_real_server_answers_as_openapi_yaml_says() {
         "working_set_path": set,
     });
     witness.works(Method::Put, "/snapshot/load", "", Some(&load));
+    let note = json!({ "working_set_path": set });
+    witness.works(Method::Put, "/snapshot/working-set", "", Some(&note));
     witness.reads();
     // Every operation was seen to work, and to be refused.
     assert_eq!(witness.succeeded, operations);
