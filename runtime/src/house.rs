@@ -20,7 +20,7 @@ use koya_proto::error::ErrorKind;
 use koya_proto::{PROTOCOL_MAJOR, PROTOCOL_MINOR, RPC_PORT};
 use koya_sandbox::bundle::{Neighbour, Neighbours};
 use koya_sandbox::volumes::{LaterVolumes, Volume, Volumes};
-use koya_sandbox::{Devices, Disk, Sandbox, hybrid, vsock};
+use koya_sandbox::{Devices, Disk, Lent, Sandbox, hybrid, vsock};
 
 use crate::error::RuntimeError;
 use crate::record::{Record, Status};
@@ -84,7 +84,6 @@ pub fn forget(store: &Store, record: &Record) -> Result<(), RuntimeError> {
         return Ok(());
     }
     let deleted = reach_within(&door(store, record), REMOVING).and_then(|agent| delete(&agent, &record.id));
-    give_back(&Devices::of(&store.folder(house)), &record.disks);
     let removed = match first.server {
         Some(server) if server.is_there() => {
             LaterVolumes::remove(server.pid, record.served.as_deref().unwrap_or(&record.id))
@@ -92,14 +91,9 @@ pub fn forget(store: &Store, record: &Record) -> Result<(), RuntimeError> {
         _ => Ok(()),
     };
     deleted?;
+    let holder = record.served.as_deref().unwrap_or(&record.id);
+    Devices::of(&store.folder(house)).give_back(holder)?;
     Ok(removed?)
-}
-
-/// Takes disks away from a container that is gone. What cannot be is the microVM's until that ends.
-fn give_back(devices: &Devices, disks: &[String]) {
-    for serial in disks {
-        let _ = devices.take_disk_back(serial);
-    }
 }
 
 /// Has the agent remove a container, also one that it is just making.
@@ -139,8 +133,9 @@ pub struct Guest {
     /// Until it is left.
     volumes: Mutex<Option<LaterVolumes>>,
     devices: Devices,
-    /// Serials of the disks that it has there.
-    disks: Vec<String>,
+    /// By what name it holds disks there, and which.
+    holder: String,
+    disks: Vec<Lent>,
 }
 
 impl House {
@@ -172,23 +167,22 @@ impl House {
             vsock,
             volumes: Mutex::new(Some(LaterVolumes::add(server.pid, name, volumes)?)),
             devices: Devices::of(&store.folder(first)),
+            holder: name.clone(),
             disks: Vec::new(),
         };
-        for disk in disks {
-            match guest.devices.lend_disk(&disk.path, disk.read_only) {
-                Ok(serial) => guest.disks.push(serial),
-                Err(error) => {
-                    // What it has been given so far goes with it.
-                    drop(Self::Shared(guest));
-                    return Err(error.into());
-                }
+        match guest.devices.lend(name, disks) {
+            Ok(lent) => guest.disks = lent,
+            Err(error) => {
+                // What it has been given so far goes with it.
+                drop(Self::Shared(guest));
+                return Err(error.into());
             }
         }
         Ok(Self::Shared(guest))
     }
 
-    /// Serials of the disks that a container has in the microVM of another one, in the order in which it wanted them.
-    pub fn lent(&self) -> &[String] {
+    /// The disks that a container has in the microVM of another one, in the order in which it wanted them.
+    pub fn lent(&self) -> &[Lent] {
         match self {
             Self::Own { .. } => &[],
             Self::Shared(guest) => &guest.disks,
@@ -248,8 +242,9 @@ impl House {
                 };
                 // On a line of its own, as the other one is cut. With the microVM the container is gone as well.
                 if let Ok(agent) = reach_within(&guest.vsock, ANSWERING) {
-                    let _ = delete(&agent, &guest.id);
-                    give_back(&guest.devices, &guest.disks);
+                    // What it may still use stays its own. Whoever deletes it tries again.
+                    let deleted = delete(&agent, &guest.id);
+                    let _ = deleted.map(|()| guest.devices.give_back(&guest.holder));
                 }
                 drop(volumes);
             }

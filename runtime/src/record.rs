@@ -118,9 +118,6 @@ pub struct Record {
     /// By what name that one's virtiofsd serves its files.
     #[serde(default)]
     pub served: Option<String>,
-    /// Serials of the disks that it has there.
-    #[serde(default)]
-    pub disks: Vec<String>,
     /// The memory that it shares with others; its own id if it is the first of them.
     #[serde(default)]
     pub memory: Option<String>,
@@ -218,7 +215,6 @@ pub mod tests {
             server: None,
             house: None,
             served: None,
-            disks: Vec::new(),
             memory: None,
             bundle: "/nowhere".into(),
             rootfs: "/nowhere/rootfs".into(),

@@ -35,4 +35,6 @@ mod template;
 pub mod timeline;
 pub mod volumes;
 
-pub use sandbox::{DeviceError, Devices, Disk, Progress, Sandbox, SandboxSpec, Share, StartError, vsock};
+pub use sandbox::{
+    DeviceError, Devices, Disk, Lent, Progress, Sandbox, SandboxSpec, Share, StartError, vsock,
+};

@@ -62,12 +62,11 @@ fn relative(folder: &str) -> Result<&Path> {
     )))
 }
 
-/// The device node of the disk with a serial.
-pub fn find(serial: &str) -> Result<PathBuf> {
-    find_with(serial, 0, Path::new(BLOCK))
+/// The device node of the disk with a serial, once it has the size in bytes that is meant; 0 is any.
+pub fn find(serial: &str, bytes: u64) -> Result<PathBuf> {
+    find_with(serial, bytes, Path::new(BLOCK))
 }
 
-/// The same, once it has the size in bytes that is meant; 0 is any.
 fn find_with(serial: &str, bytes: u64, block: &Path) -> Result<PathBuf> {
     if serial.is_empty() || serial.len() > LONGEST_SERIAL {
         return Err(invalid(format!(
@@ -105,9 +104,9 @@ fn find_with(serial: &str, bytes: u64, block: &Path) -> Result<PathBuf> {
     }
 }
 
-/// Major and minor number of the disk with a serial.
-pub fn device_number(serial: &str) -> Result<(u32, u32)> {
-    let device = find(serial)?;
+/// Major and minor number of the disk with a serial, once it has this size.
+pub fn device_number(serial: &str, bytes: u64) -> Result<(u32, u32)> {
+    let device = find(serial, bytes)?;
     let numbers = fs::metadata(&device).map(|node| node.rdev());
     let numbers = numbers.map_err(|error| storage(format!("look at disk '{serial}'"), error))?;
     Ok((libc::major(numbers), libc::minor(numbers)))

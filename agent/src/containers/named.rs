@@ -30,27 +30,34 @@ pub fn in_devices(linux: &mut Value) -> Result<()> {
 
 /// Fills in the `source` of mounts.
 pub fn in_mounts(config: &mut Map<String, Value>) -> Result<()> {
-    each("config.mounts", config.get_mut("mounts"), |mount, serial| {
-        let device = find(serial)?;
+    each("config.mounts", config.get_mut("mounts"), |mount, disk| {
+        let device = find(&disk.serial, disk.bytes)?;
         mount.insert("source".to_owned(), device.to_string_lossy().into());
         Ok(())
     })
 }
 
 fn number(list: &str, entries: Option<&mut Value>) -> Result<()> {
-    each(list, entries, |entry, serial| {
-        let (major, minor) = device_number(serial)?;
+    each(list, entries, |entry, disk| {
+        let (major, minor) = device_number(&disk.serial, disk.bytes)?;
         entry.insert("major".to_owned(), major.into());
         entry.insert("minor".to_owned(), minor.into());
         Ok(())
     })
 }
 
+/// A disk that an entry names.
+struct Named {
+    serial: String,
+    /// The size in `bytes` that it is to have by then; 0 is any.
+    bytes: u64,
+}
+
 /// Hands every entry that names a disk to `fill`, with the serial taken out.
 fn each(
     list: &str,
     entries: Option<&mut Value>,
-    fill: impl Fn(&mut Map<String, Value>, &str) -> Result<()>,
+    fill: impl Fn(&mut Map<String, Value>, &Named) -> Result<()>,
 ) -> Result<()> {
     for entry in entries.and_then(Value::as_array_mut).into_iter().flatten() {
         let Some(fields) = entry.as_object_mut() else {
@@ -59,8 +66,15 @@ fn each(
         if let Some(serial) = fields.remove("serial") {
             let serial = serial
                 .as_str()
-                .ok_or_else(|| invalid(format!("{list} has a serial that is no text")))?;
-            fill(fields, serial)?;
+                .ok_or_else(|| invalid(format!("{list} has a serial that is no text")))?
+                .to_owned();
+            let bytes = match fields.remove("bytes") {
+                None => 0,
+                Some(bytes) => bytes
+                    .as_u64()
+                    .ok_or_else(|| invalid(format!("{list} has bytes that are no number")))?,
+            };
+            fill(fields, &Named { serial, bytes })?;
         }
     }
     Ok(())
@@ -87,6 +101,10 @@ mod tests {
         assert!(missing(limit).contains("no-such-disk"));
         assert!(missing(json!({ "devices": [{ "serial": "no-such-rule" }] })).contains("no-such-rule"));
         assert!(missing(json!({ "devices": [{ "serial": 7 }] })).contains("no text"));
+        let rule = json!({ "devices": [{ "serial": "no-such-disk", "bytes": "many" }] });
+        assert!(missing(rule).contains("no number"));
+        let rule = json!({ "devices": [{ "serial": "no-such-disk", "bytes": 512 }] });
+        assert!(missing(rule).contains("512 bytes"));
     }
 
     #[test]

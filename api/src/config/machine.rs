@@ -32,7 +32,8 @@ pub struct MachineConfig {
     #[serde(default)]
     pub huge_pages: HugePages,
     /// Places for further devices, which may join the microVM while it runs, and which one that goes on from its
-    /// snapshot may fill: 0 to 19, less the devices there are. Not a field of Firecracker's.
+    /// snapshot may fill: 0 to 19, less the devices there are. Once it runs, how many may still come. Not a field of
+    /// Firecracker's.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub spare_devices: u8,
 }

@@ -231,7 +231,6 @@ fn record(context: &Context, id: &str, plan: &Plan) -> Result<Record, RuntimeErr
         server: None,
         house: plan.house.clone(),
         served: plan.served_as.clone(),
-        disks: Vec::new(),
         memory: Some(plan.memory.clone()),
         bundle: plan.bundle.clone(),
         rootfs: plan.root.clone(),

@@ -5,11 +5,10 @@ use std::sync::Mutex;
 
 use koya_proto::v1;
 use koya_proto::v1::root_filesystem::Source;
-use koya_sandbox::bundle::Plan;
 use koya_sandbox::network::resolver;
 use koya_sandbox::stdio;
 use koya_sandbox::volumes::{TAG, Volumes};
-use koya_sandbox::{Progress, Sandbox, SandboxSpec};
+use koya_sandbox::{Lent, Progress, Sandbox, SandboxSpec};
 use rustix::event::{PollFd, PollFlags, poll};
 use serde_json::{Value, json};
 
@@ -55,7 +54,6 @@ pub(super) fn create(birth: &Birth) -> Result<Guest, RuntimeError> {
             )?;
             remember(birth, |record| {
                 record.helpers = processes(&[std::process::id()]);
-                record.disks = house.lent().to_vec();
             });
             (house, None)
         }
@@ -149,7 +147,7 @@ fn boot(birth: &Birth, network: &Network, templates: bool) -> Result<House, Runt
     }
 }
 
-fn request(birth: &Birth, mut stdio: v1::Stdio, lent: &[String]) -> v1::CreateRequest {
+fn request(birth: &Birth, mut stdio: v1::Stdio, lent: &[Lent]) -> v1::CreateRequest {
     // A process whose reader has gone gets to know that.
     stdio.hang_up = true;
     let root = v1::RootFilesystem {
@@ -166,12 +164,10 @@ fn request(birth: &Birth, mut stdio: v1::Stdio, lent: &[String]) -> v1::CreateRe
     }
 }
 
-/// `config.json` for the agent, with the serials of disks that were `lent`. What an engine has turned off in the namespace is
+/// `config.json` for the agent, with the disks that were `lent`. What an engine has turned off in the namespace is
 /// off in the guest's as well.
-fn config(birth: &Birth, lent: &[String]) -> Value {
-    let mut config = birth.plan.config.clone();
-    let serials = birth.plan.disks.iter().map(|disk| disk.serial.clone());
-    Plan::change_serials(&mut config, &serials.zip(lent.iter().cloned()).collect());
+fn config(birth: &Birth, lent: &[Lent]) -> Value {
+    let mut config = birth.plan.config_with(lent);
     let off = fs::read_to_string(NO_IPV6).is_ok_and(|value| value.trim() == "1");
     if off && let Some(linux) = config.get_mut("linux").and_then(Value::as_object_mut) {
         let sysctl = linux.entry("sysctl").or_insert(Value::Null);

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use super::BundleError;
 use super::config::{Config, wrong};
-use crate::sandbox::Disk;
+use crate::sandbox::{Disk, Lent};
 
 /// File systems on a disk that the guest's kernel can mount.
 pub(super) const FILE_SYSTEMS: [&str; 5] = ["ext2", "ext3", "ext4", "erofs", "squashfs"];
@@ -144,15 +144,17 @@ impl Disks {
 pub(super) fn strip(config: &mut Config) {
     for_each(config, |entry| {
         entry.remove("serial");
+        entry.remove("bytes");
     });
 }
 
-/// Gives disks other serials, those of the microVM that the container joins.
-pub(super) fn change_serials(config: &mut Config, serials: &BTreeMap<String, String>) {
+/// Has disks be those that a microVM lends to a container that joins it.
+pub(super) fn change(config: &mut Config, lent: &BTreeMap<String, Lent>) {
     for_each(config, |entry| {
         let known = entry.get("serial").and_then(Value::as_str);
-        if let Some(serial) = known.and_then(|known| serials.get(known)) {
-            entry.insert("serial".to_owned(), serial.as_str().into());
+        if let Some(disk) = known.and_then(|known| lent.get(known)) {
+            entry.insert("serial".to_owned(), disk.serial.as_str().into());
+            entry.insert("bytes".to_owned(), disk.bytes.into());
         }
     });
 }
@@ -266,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn serials_are_changed_wherever_they_are() {
+    fn disks_are_exchanged_wherever_they_are() {
         let mut config = json!({
             "mounts": [{ "serial": "device-1" }, { "destination": "/proc" }],
             "linux": {
@@ -274,16 +276,26 @@ mod tests {
                 "resources": { "devices": [{ "serial": "device-0", "access": "r" }, { "serial": "device-2" }] },
             },
         });
-        let serials = [("device-0", "lent1"), ("device-1", "lent0")];
-        let serials = serials.map(|(was, is)| (was.to_owned(), is.to_owned())).into();
-        change_serials(config.as_object_mut().unwrap(), &serials);
+        let disk = |serial: &str, bytes| Lent {
+            serial: serial.to_owned(),
+            bytes,
+        };
+        let lent = [
+            ("device-0", disk("lent1", 512)),
+            ("device-1", disk("lent0", 1024)),
+        ];
+        let lent = lent.map(|(was, is)| (was.to_owned(), is)).into();
+        change(config.as_object_mut().unwrap(), &lent);
         assert_eq!(
             config,
             json!({
-                "mounts": [{ "serial": "lent0" }, { "destination": "/proc" }],
+                "mounts": [{ "serial": "lent0", "bytes": 1024 }, { "destination": "/proc" }],
                 "linux": {
-                    "devices": [{ "serial": "lent1" }],
-                    "resources": { "devices": [{ "serial": "lent1", "access": "r" }, { "serial": "device-2" }] },
+                    "devices": [{ "serial": "lent1", "bytes": 512 }],
+                    "resources": { "devices": [
+                        { "serial": "lent1", "bytes": 512, "access": "r" },
+                        { "serial": "device-2" },
+                    ] },
                 },
             })
         );

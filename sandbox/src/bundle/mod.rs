@@ -44,7 +44,7 @@ pub use process::{Checked, exec_process};
 pub use resources::for_update;
 pub use size::Size;
 
-use crate::sandbox::Disk;
+use crate::sandbox::{Disk, Lent};
 use crate::settings::Settings;
 use crate::volumes::{LaterVolumes, TAG, Volume};
 
@@ -158,7 +158,7 @@ pub struct Plan {
     served: String,
     /// Block devices of the host that the container is given. In a microVM that it joins they have other serials.
     pub disks: Vec<Disk>,
-    /// Held as long as the microVM lives.
+    /// Held as long as the container's own microVM lives.
     _claims: Vec<disks::Claim>,
     /// On what something is mounted.
     places: Vec<places::Place>,
@@ -236,11 +236,14 @@ impl Plan {
         Ok(())
     }
 
-    /// Gives the container's disks other serials.
-    pub fn change_serials(config: &mut Value, serials: &BTreeMap<String, String>) {
+    /// `config.json` for the agent of a microVM that lends these disks to the container, in the order in which it wants them.
+    pub fn config_with(&self, lent: &[Lent]) -> Value {
+        let mut config = self.config.clone();
+        let wanted = self.disks.iter().map(|disk| disk.serial.clone());
         if let Some(config) = config.as_object_mut() {
-            disks::change_serials(config, serials);
+            disks::change(config, &wanted.zip(lent.iter().cloned()).collect());
         }
+        config
     }
 
     fn of(
@@ -283,6 +286,13 @@ impl Plan {
             volume.follows &= settings.follow_host_mounts;
         }
         let (disks, claims) = served_mounts.disks.finish();
+        if house.is_some() && !claims.is_empty() {
+            return Err(BundleError::Unsupported {
+                what: "a mount of what is on a block device".to_owned(),
+                reason: "the container joins a microVM that runs, which may outlive whoever keeps others from mounting it; bring \
+                         it with the container that the microVM is made for",
+            });
+        }
         let hooks = hooks::take(&mut config)?;
         let annotations = config::annotations(&mut config)?;
         let cgroup = config::tidy(&mut config);

@@ -1,16 +1,15 @@
 //! Devices of a microVM that runs: they join it, and what is behind them is exchanged. The agent looks for one when it is
 //! told to use it, so that nobody waits for it before.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use koya_api::client::{Client, ClientError, ClientResponse};
-use koya_api::config::{Drive, VmConfig};
+use koya_api::config::{Drive, NetworkInterface, VmConfig};
 use koya_api::http::Method;
 use koya_api::json::JsonError;
-use rustix::fs::{FlockOperation, flock};
 use serde_json::{Value, json};
 
 use super::config::{card, drive};
@@ -21,21 +20,26 @@ use crate::sockets;
 /// How long the VMM may take for one of them.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How the serials of disks begin that are lent.
-const LENT: &str = "lent";
-/// The file behind those that nobody has, in the microVM's folder: one sector.
-const IDLE: &str = "idle";
-const SECTOR: u64 = 512;
-
 /// A running microVM does not get a device.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
-    /// The VMM's socket has no address.
-    #[error("cannot open the VMM's folder")]
+    /// The folder of the microVM, or a file in it.
+    #[error("cannot use the microVM's folder")]
     Folder(#[source] io::Error),
     /// The VMM cannot be asked.
     #[error("cannot reach the VMM")]
     Api(#[from] ClientError),
+    /// One kernel with two disks of one device would have two caches of it.
+    #[error("{0:?} is a disk of the microVM already: another container of it has the device")]
+    Taken(PathBuf),
+    /// A device of the host cannot be looked at.
+    #[error("cannot open {path:?}")]
+    Device {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The VMM does not say what it has.
     #[error("cannot understand the VMM")]
     Config(#[source] JsonError),
@@ -103,53 +107,15 @@ impl Devices {
         self.ask(Method::Patch, &format!("/drives/{serial}"), &body, path)
     }
 
-    /// Lends a disk to a container that has come later: one of these that nobody has any more, or a new one. Its serial is
-    /// answered; it is the guest's until it is [taken back](Self::take_disk_back).
-    ///
-    /// # Errors
-    /// [`DeviceError`]
-    pub fn lend_disk(&self, path: &Path, read_only: bool) -> Result<String, DeviceError> {
-        let idle = self.idle();
-        // Others may be doing the same.
-        let folder = File::open(&self.folder).map_err(DeviceError::Folder)?;
-        flock(&folder, FlockOperation::LockExclusive).map_err(|errno| DeviceError::Folder(errno.into()))?;
-        let mut drives = self.config()?.drives;
-        drives.retain(|drive| drive.drive_id.starts_with(LENT));
-        let free = drives.iter().find(|drive| {
-            let same = drive.is_read_only.unwrap_or(false) == read_only;
-            same && drive.path_on_host.as_deref() == Some(&idle)
-        });
-        if let Some(drive) = free {
-            self.exchange_disk(&drive.drive_id, path)?;
-            return Ok(drive.drive_id.clone());
-        }
-        let disk = Disk {
-            serial: format!("{LENT}{}", drives.len()),
-            path: path.to_owned(),
-            read_only,
-        };
-        self.add_disk(&disk)?;
-        Ok(disk.serial)
+    /// Where its files are.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
     }
 
-    /// Takes the file away from behind a disk that was lent.
-    ///
-    /// # Errors
-    /// [`DeviceError`]; a microVM that has ended has none any more.
-    pub fn take_disk_back(&self, serial: &str) -> Result<(), DeviceError> {
-        let idle = self.idle();
-        let made = File::create(&idle).and_then(|file| file.set_len(SECTOR));
-        made.map_err(DeviceError::Folder)?;
-        self.exchange_disk(serial, &idle)
-    }
-
-    /// The file behind disks that nobody has.
-    fn idle(&self) -> PathBuf {
-        self.folder.join(IDLE)
-    }
-
-    fn config(&self) -> Result<VmConfig, DeviceError> {
-        let answer = self.request(Method::Get, "/vm/config", None)?;
+    /// What the VMM has.
+    pub(super) fn config(&self) -> Result<VmConfig, DeviceError> {
+        let at = "/vm/config";
+        let answer = self.request(Method::Get, at, None, Path::new(at))?;
         answer.json().map_err(DeviceError::Config)
     }
 
@@ -170,7 +136,8 @@ impl Devices {
     fn has_card(&self, card: &Card) -> bool {
         self.config().is_ok_and(|config| {
             let mut cards = config.network_interfaces.iter();
-            cards.any(|known| known.iface_id == card.tap)
+            let mac = |known: &NetworkInterface| known.guest_mac.map(|mac| mac.bytes());
+            cards.any(|known| known.host_dev_name == card.tap && mac(known) == Some(card.mac.bytes()))
         })
     }
 
@@ -188,20 +155,26 @@ impl Devices {
     }
 
     fn ask(&self, method: Method, at: &str, body: &Value, what: &Path) -> Result<(), DeviceError> {
-        let answer = self.request(method, at, Some(&body.to_string()))?;
-        if answer.is_success() {
-            return Ok(());
-        }
-        Err(DeviceError::Refused {
-            what: format!("{what:?}"),
-            message: answer
-                .fault_message()
-                .unwrap_or_else(|| format!("status {}", answer.status)),
-        })
+        self.request(method, at, Some(&body.to_string()), what).map(drop)
     }
 
-    fn request(&self, method: Method, at: &str, body: Option<&str>) -> Result<ClientResponse, DeviceError> {
+    fn request(
+        &self,
+        method: Method,
+        at: &str,
+        body: Option<&str>,
+        what: &Path,
+    ) -> Result<ClientResponse, DeviceError> {
         let (_open, socket) = sockets::address(&self.folder.join(API)).map_err(DeviceError::Folder)?;
-        Ok(Client::connect(&socket, PATIENCE)?.request(method, at, body)?)
+        let answer = Client::connect(&socket, PATIENCE)?.request(method, at, body)?;
+        match answer.is_success() {
+            true => Ok(answer),
+            false => Err(DeviceError::Refused {
+                what: format!("{what:?}"),
+                message: answer
+                    .fault_message()
+                    .unwrap_or_else(|| format!("status {}", answer.status)),
+            }),
+        }
     }
 }

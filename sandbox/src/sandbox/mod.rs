@@ -3,6 +3,7 @@
 pub(crate) mod config;
 mod devices;
 mod error;
+mod lent;
 #[cfg(test)]
 mod tests;
 mod vmm;
@@ -18,6 +19,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 
 pub use devices::{DeviceError, Devices};
 pub use error::StartError;
+pub use lent::Lent;
 pub(crate) use vmm::{API, Vmm};
 
 use crate::network::VmNetwork;

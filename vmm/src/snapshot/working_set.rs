@@ -131,6 +131,9 @@ impl WorkingSet {
         }
         let mut left = LARGEST;
         for &(address, length) in &self.written {
+            if left == 0 {
+                return;
+            }
             let length = length.min(left);
             // What is empty counts as well, so that there is an end to them.
             left = left.saturating_sub(length.max(PAGE as u64));

@@ -1,7 +1,6 @@
 //! Block devices of the host that a container is given.
 
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value, json};
@@ -107,19 +106,61 @@ fn a_block_device_joins_a_microvm_that_runs() {
         said.contains("53 ef\nrefused\n") && said.ends_with("lent0\nlent1\n"),
         "{said}"
     );
-    // What was taken back is lent again.
-    assert_eq!(beside(&writable, lent), "lent0\nlent1\n");
+    // What was taken back is lent again, in the size of what is behind it now.
+    let large = user.home.disk("large", 16 * MIB);
+    let large = LoopDevice::of(&large);
+    let said = beside(
+        &format!("{}:/dev/data", large.path()),
+        &format!("busybox wc -c < /dev/data; {lent}"),
+    );
+    assert_eq!(said, format!("{}\nlent0\nlent1\n", 16 * MIB));
+    // One that is killed with its monitor gives back when it is deleted, and then nothing that is another one's by now.
+    let detached = |name: &str, disk: &LoopDevice| {
+        let device = format!("{}:/dev/data", disk.path());
+        let options = [
+            "run",
+            "--detach",
+            "--name",
+            name,
+            "--network",
+            "container:first",
+            "--device",
+            &device,
+        ];
+        user.koya(&[&options[..], &[IMAGE, "sh", "-c", stays]].concat());
+    };
+    detached("killed", &large);
+    let refused = user.said(
+        &user.both()[1],
+        &[
+            "run",
+            "--rm",
+            "--network",
+            "container:first",
+            "--device",
+            &format!("{}:/dev/data", large.path()),
+            IMAGE,
+            "true",
+        ],
+    );
+    assert!(
+        refused.errors.contains("another container of it has the device"),
+        "{refused:?}"
+    );
+    let pid = user.koya(&["inspect", "--format", "{{.State.Pid}}", "killed"]);
+    crate::support::kill(pid.trim().parse().unwrap(), libc::SIGKILL);
+    user.koya(&["rm", "--force", "--time", "0", "killed"]);
+    detached("next", &written);
+    let size = user.koya(&["exec", "next", "sh", "-c", "busybox wc -c < /dev/data"]);
+    assert_eq!(size, format!("{}\n", 8 * MIB));
+    user.koya(&["rm", "--force", "--time", "0", "next"]);
     let [vmm] = pids_of("koya-vmm")[..] else {
         panic!("there is one microVM")
     };
     let held: Vec<_> = fs::read_dir(format!("/proc/{vmm}/fd"))
         .unwrap()
         .filter_map(|fd| fs::read_link(fd.unwrap().path()).ok())
-        .filter(|path| {
-            [written.path(), read.path()]
-                .map(Path::new)
-                .contains(&path.as_path())
-        })
+        .filter(|path| path.to_string_lossy().starts_with("/dev/loop"))
         .collect();
     assert!(held.is_empty(), "{held:?}");
     user.koya(&["rm", "--force", "--time", "0", "first"]);
