@@ -41,10 +41,12 @@ pub(super) fn compile<'a>(
     program.load(ARCHITECTURE);
     program.test(JUMP_IF_EQUAL, X86_64, Next, Trap);
     program.load(NUMBER);
-    for (index, rule) in rules.clone().enumerate() {
+    // They are few, and are compared with each other alone: this is part of every start.
+    let conditional = rules.clone().filter(|rule| rule.only.is_some());
+    for (index, rule) in conditional.clone().enumerate() {
         let same = |other: &&Rule| other.call == rule.call;
-        if !rules.clone().take(index).any(|earlier| same(&earlier)) {
-            program.conditional(rule, rules.clone().skip(index).filter(same));
+        if !conditional.clone().take(index).any(|earlier| same(&earlier)) {
+            program.conditional(rule, conditional.clone().skip(index).filter(same));
         }
     }
     program.tree(&segments(rules.filter(|rule| rule.only.is_none())));
