@@ -178,3 +178,74 @@ impl Devices {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixListener;
+    use std::thread;
+
+    use super::*;
+
+    /// What a VMM is asked that has these drives, and takes no new ones.
+    fn asked(name: &str, drives: &'static str, disk: &Disk) -> (Result<(), DeviceError>, Vec<String>) {
+        let folder = std::env::temp_dir().join(format!("koya-devices-{}-{name}", std::process::id()));
+        fs::create_dir(&folder).unwrap();
+        let listener = UnixListener::bind(folder.join(API)).unwrap();
+        let vmm = thread::spawn(move || {
+            let mut asked = Vec::new();
+            loop {
+                let (mut client, _) = listener.accept().unwrap();
+                let mut request = [0; 4096];
+                let length = client.read(&mut request).unwrap();
+                let text = String::from_utf8_lossy(&request[..length]).into_owned();
+                let line = text.lines().next().unwrap_or_default().to_owned();
+                if line.is_empty() {
+                    return asked;
+                }
+                let (status, body) = match line.split(' ').next() {
+                    Some("PUT") => ("400 Bad Request", r#"{"fault_message":"is there already"}"#),
+                    Some("GET") => ("200 OK", drives),
+                    _ => ("204 No Content", ""),
+                };
+                let length = body.len();
+                write!(
+                    client,
+                    "HTTP/1.1 {status}\r\nContent-Length: {length}\r\n\r\n{body}"
+                )
+                .unwrap();
+                asked.push(line.trim_end_matches(" HTTP/1.1").to_owned());
+            }
+        });
+        let outcome = Devices::of(&folder).add_disk(disk);
+        // Nothing more is asked.
+        drop(std::os::unix::net::UnixStream::connect(folder.join(API)).unwrap());
+        let asked = vmm.join().unwrap();
+        fs::remove_dir_all(folder).unwrap();
+        (outcome, asked)
+    }
+
+    #[test]
+    fn a_disk_whose_answer_was_lost_is_taken_for_added_when_it_is_asked_for_again() {
+        let drives = r#"{"boot-source":{"kernel_image_path":"k"},"drives":[
+            {"drive_id":"image1","is_root_device":false,"is_read_only":true,"path_on_host":"/old"}]}"#;
+        let disk = |serial: &str, read_only| Disk {
+            serial: serial.to_owned(),
+            path: "/new".into(),
+            read_only,
+        };
+        let (added, said) = asked("known", drives, &disk("image1", true));
+        added.unwrap();
+        assert_eq!(
+            said,
+            ["PUT /drives/image1", "GET /vm/config", "PATCH /drives/image1"]
+        );
+        // One of another kind, or none at all, is a refusal.
+        for (name, other) in [("kind", disk("image1", false)), ("none", disk("image2", true))] {
+            let (refused, said) = asked(name, drives, &other);
+            let error = refused.unwrap_err().to_string();
+            assert!(error.contains("is there already"), "{error}");
+            assert_eq!(said.len(), 2, "{said:?}");
+        }
+    }
+}

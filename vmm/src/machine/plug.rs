@@ -24,32 +24,29 @@ use crate::resources::{OpenDrive, OpenNetwork};
 
 /// The device of a drive.
 pub(super) fn block(config: &Drive, backend: Box<dyn BlockBackend>) -> Result<Block, StartError> {
-    let failed = || StartError::device(format!("drive {:?}", config.drive_id));
+    let name = format!("drive {:?}", config.drive_id);
     let block = BlockConfig {
         id: config.drive_id.clone(),
         cache: match config.cache_type {
             CacheType::Unsafe => CacheMode::Unsafe,
             CacheType::Writeback => CacheMode::Writeback,
         },
-        rate_limiter: limiter(config.rate_limiter).map_err(failed())?,
+        rate_limiter: limiter(config.rate_limiter).map_err(StartError::device(&name))?,
     };
-    Block::new(block, backend).map_err(StartError::device(format!("drive {:?}", config.drive_id)))
+    Block::new(block, backend).map_err(StartError::device(name))
 }
 
 /// The device of a network interface.
 pub(super) fn net(config: &NetworkInterface, tap: Tap) -> Result<Net<Tap>, StartError> {
-    let failed = || StartError::device(format!("network interface {:?}", config.iface_id));
+    let name = format!("network interface {:?}", config.iface_id);
     let net = NetConfig {
         id: config.iface_id.clone(),
         mac: config.guest_mac.map(|mac| MacAddress::from(mac.bytes())),
         mtu: config.mtu,
-        rx_limiter: limiter(config.rx_rate_limiter).map_err(failed())?,
-        tx_limiter: limiter(config.tx_rate_limiter).map_err(failed())?,
+        rx_limiter: limiter(config.rx_rate_limiter).map_err(StartError::device(&name))?,
+        tx_limiter: limiter(config.tx_rate_limiter).map_err(StartError::device(&name))?,
     };
-    Net::new(net, tap).map_err(StartError::device(format!(
-        "network interface {:?}",
-        config.iface_id
-    )))
+    Net::new(net, tap).map_err(StartError::device(name))
 }
 
 /// What devices are made with.

@@ -39,22 +39,7 @@ impl SavedVm {
 
     /// Reads and checks the one at `path`.
     pub fn read(path: &Path) -> Result<Self, SnapshotError> {
-        let failed = |source| SnapshotError::Read {
-            path: path.to_owned(),
-            source,
-        };
-        let file = open_file("snapshot", "snapshot_path", path)
-            .map_err(|error| failed(std::io::Error::other(error)))?;
-        let length = file.metadata().map_err(failed)?.len();
-        if length > MOST {
-            return Err(SnapshotError::TooLarge {
-                path: path.to_owned(),
-                length,
-                most: MOST,
-            });
-        }
-        let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
-        file.take(MOST).read_to_end(&mut bytes).map_err(failed)?;
+        let bytes = read("snapshot", "snapshot_path", path, MOST)?;
         let Some(state) = bytes.strip_prefix(FORMAT.as_bytes()) else {
             return Err(SnapshotError::NoSnapshot {
                 path: path.to_owned(),
@@ -105,6 +90,31 @@ impl SavedVm {
         }
         Ok(config)
     }
+}
+
+/// Reads a file that `field` names, if it has no more than `most` bytes.
+pub(super) fn read(
+    what: &'static str,
+    field: &'static str,
+    path: &Path,
+    most: u64,
+) -> Result<Vec<u8>, SnapshotError> {
+    let failed = |source| SnapshotError::Read {
+        path: path.to_owned(),
+        source,
+    };
+    let file = open_file(what, field, path).map_err(|error| failed(std::io::Error::other(error)))?;
+    let length = file.metadata().map_err(failed)?.len();
+    if length > most {
+        return Err(SnapshotError::TooLarge {
+            path: path.to_owned(),
+            length,
+            most,
+        });
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
+    file.take(most).read_to_end(&mut bytes).map_err(failed)?;
+    Ok(bytes)
 }
 
 /// A new, empty file for its owner alone, in the place of what is there. That goes on to exist for whoever has it open, as a

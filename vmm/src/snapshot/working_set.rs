@@ -8,8 +8,8 @@
 //!
 //! The file is JSON. It is advice: whatever it says, a guest has the same memory.
 
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::fs;
+use std::io::{self, Write};
 use std::path::Path;
 
 use koya_api::json;
@@ -18,9 +18,8 @@ use serde::{Deserialize, Serialize};
 use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
 
 use super::SnapshotError;
-use super::file::create;
+use super::file::{create, read};
 use super::pagemap::{PAGE, PageMap};
-use crate::resources::open_file;
 
 /// The most of a file that is read. A guest that has written every other page of 64 MiB has a file of 160 KiB.
 const MOST: u64 = 1 << 20;
@@ -101,22 +100,7 @@ impl WorkingSet {
     /// # Errors
     /// [`SnapshotError`], if it is none.
     pub fn read(path: &Path) -> Result<Self, SnapshotError> {
-        let failed = |source| SnapshotError::Read {
-            path: path.to_owned(),
-            source,
-        };
-        let file: File = open_file("working set", "working_set_path", path)
-            .map_err(|error| failed(io::Error::other(error)))?;
-        let length = file.metadata().map_err(failed)?.len();
-        if length > MOST {
-            return Err(SnapshotError::TooLarge {
-                path: path.to_owned(),
-                length,
-                most: MOST,
-            });
-        }
-        let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
-        file.take(MOST).read_to_end(&mut bytes).map_err(failed)?;
+        let bytes = read("working set", "working_set_path", path, MOST)?;
         json::from_slice(&bytes).map_err(|source| SnapshotError::Damaged {
             path: path.to_owned(),
             source,
@@ -174,6 +158,8 @@ fn place(memory: &GuestRam, address: u64) -> Option<(&impl GuestMemoryRegion, Me
 #[cfg(test)]
 mod tests {
     use koya_api::config::HugePages;
+    use std::fs::File;
+
     use vm_memory::Bytes;
 
     use super::*;
