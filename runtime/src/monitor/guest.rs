@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use koya_proto::v1;
 use koya_proto::v1::root_filesystem::Source;
-use koya_sandbox::network::resolver;
+use koya_sandbox::network::{loopback, resolver};
 use koya_sandbox::stdio;
 use koya_sandbox::volumes::{TAG, Volumes};
 use koya_sandbox::{Lent, Progress, Sandbox, SandboxSpec};
@@ -63,14 +63,7 @@ pub(super) fn create(birth: &Birth) -> Result<Guest, RuntimeError> {
     house.agent().create(request(birth, named, house.lent()))?;
     if let Some(network) = &network {
         network.give(house.agent(), &birth.record.id)?;
-        if let Err(error) = serve_names(birth, &house, network) {
-            // The container runs without; what it misses is said where an engine keeps it.
-            let error = error.one_line();
-            birth
-                .context
-                .log
-                .warn(&format!("the container will not find names: {error}"));
-        }
+        furnish(birth, &house, network);
     }
     let outputs = birth.own.connect(streams)?;
     Ok(Guest {
@@ -78,6 +71,24 @@ pub(super) fn create(birth: &Birth) -> Result<Guest, RuntimeError> {
         network,
         outputs,
     })
+}
+
+/// What goes beyond addresses. The container runs without; what it misses is said where an engine keeps it.
+fn furnish(birth: &Birth, house: &House, network: &Network) {
+    let warn = |what: &str, error: &RuntimeError| {
+        birth.context.log.warn(&format!("{what}: {}", error.one_line()));
+    };
+    if let Err(error) = serve_names(birth, house, network) {
+        warn("the container will not find names", &error);
+    }
+    let guest = loopback::Guest {
+        vsock: house.vsock(),
+        agent: house.agent().clone(),
+        id: birth.record.id.clone(),
+    };
+    if let Err(error) = network.join_loopback(guest) {
+        warn("ports cannot be forwarded to the container", &error);
+    }
 }
 
 /// Has an engine's name server in the namespace answer the guest, if that is where the container is to ask.

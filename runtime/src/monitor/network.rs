@@ -7,11 +7,13 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use koya_proto::client::AgentClient;
+use koya_sandbox::network::loopback::{Guest, Loopback};
 use koya_sandbox::network::takeover::{Card, Taken, Within, keep_answers, take_over};
 use koya_sandbox::network::{Namespace, VmNetwork};
 use koya_sandbox::{Devices, rights};
 
 use crate::error::RuntimeError;
+use crate::threads;
 
 /// This thread's network namespace, which is the stand-in's.
 const NAMESPACE: &str = "/proc/self/ns/net";
@@ -48,6 +50,16 @@ impl Network {
             &Namespace::open(Path::new(NAMESPACE))?,
             &self.taken,
         )?)
+    }
+
+    /// Joins connections to the namespace's loopback device to the container's, in a thread that lives as long as this process.
+    pub fn join_loopback(&self, guest: Guest) -> Result<(), RuntimeError> {
+        let loopback = Loopback::take().map_err(RuntimeError::system(
+            "take connections to 127.0.0.1 (the kernel needs the module nft_nat)",
+        ))?;
+        threads::spawn("loopback", move || loopback.serve(guest))
+            .map(drop)
+            .map_err(threads::refused)
     }
 
     /// Gives the container what is taken over.

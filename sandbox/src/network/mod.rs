@@ -8,8 +8,8 @@
 //! A network is never invented here: somebody prepares a network namespace, and it is taken over as it is (see
 //! [`takeover`]). For `koya run` that is netavark; a namespace of somebody else's goes to [`takeover::take_over`] directly.
 //!
-//! A microVM cannot be given a card while it runs, so it gets them at its start. Whatever is attached to it, first or later,
-//! is joined to a card that is free, and has that card's MAC.
+//! A microVM has as many cards as its first container has networks, and others join it. Whatever is attached to it, first or
+//! later, is joined to a card that is free, and has that card's MAC.
 //!
 //! ```text
 //!  HOME/networks/NAME.json                     what a network is
@@ -30,6 +30,7 @@ mod firewall;
 mod host;
 mod lease;
 mod left;
+pub mod loopback;
 mod names;
 mod namespace;
 mod netavark;

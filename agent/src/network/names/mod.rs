@@ -8,8 +8,6 @@
 //! namespace that it made, which is the host's half of the network; the container's half has a loopback device of its own.
 //! Port 53 itself stays free: a name server may be what runs in the container.
 
-mod redirect;
-
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
@@ -20,6 +18,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use koya_nft::{Protocol, Redirect};
 use koya_proto::names::{Name, Transport};
 use koya_proto::stream::Token;
 use koya_proto::v1::ServeNamesRequest;
@@ -37,6 +36,7 @@ use crate::sys::{Deadline, lock, wait_ready};
 const MAX_QUESTIONS: usize = 256;
 /// Connections that questions come by. More are closed.
 const MAX_CONNECTIONS: usize = 16;
+const DNS: u16 = 53;
 /// How long the stream may take to come.
 const STREAM_TIME: Duration = Duration::from_secs(10);
 /// How long a resolver may keep a connection without asking, or without taking an answer, in seconds.
@@ -90,12 +90,17 @@ fn listen(address: Ipv4Addr) -> Result<(UdpSocket, TcpListener)> {
     let datagrams = UdpSocket::bind((address, 0)).map_err(failed)?;
     let connections = TcpListener::bind((address, 0)).map_err(failed)?;
     connections.set_nonblocking(true).map_err(failed)?;
-    let port = |address: io::Result<SocketAddr>| address.map(|address| address.port()).map_err(failed);
-    let ports = redirect::Ports {
-        udp: port(datagrams.local_addr())?,
-        tcp: port(connections.local_addr())?,
+    let redirect = |protocol, listener: SocketAddr| Redirect {
+        address,
+        protocol,
+        port: Some(DNS),
+        to: listener.port(),
     };
-    redirect::add(address, ports).map_err(runtime(format!("redirect port 53 of {address}")))?;
+    let rules = [
+        redirect(Protocol::Udp, datagrams.local_addr().map_err(failed)?),
+        redirect(Protocol::Tcp, connections.local_addr().map_err(failed)?),
+    ];
+    koya_nft::add("names", &rules).map_err(runtime(format!("redirect port {DNS} of {address}")))?;
     Ok((datagrams, connections))
 }
 

@@ -226,6 +226,8 @@ pub fn give_back(namespace: &Namespace) -> Result<(), TakeoverError> {
 }
 
 fn give_back_here(netlink: &Netlink) -> Result<(), TakeoverError> {
+    // Where the kernel has no rules, there is none of ours.
+    let _ = koya_nft::remove();
     let devices = device::all(netlink)?;
     let is_there = |name: &String| {
         devices

@@ -4,6 +4,7 @@ use std::fs;
 use std::process::Command;
 
 use super::{IMAGE, Podman, is_nothing_left, until};
+use crate::support::succeed;
 
 /// Serves a folder, says so, and ends well when asked to.
 const SERVER: &str =
@@ -139,6 +140,37 @@ fn network(user: &Podman) {
             .unwrap();
         assert_eq!(said.stdout, b"from the host\n", "port {port}");
     }
+    for name in ["koya", "crun"] {
+        reach_from_within(user, name);
+    }
+}
+
+/// Sends three million bytes to a port of 127.0.0.1 where somebody sends back what he gets; where nobody listens, nothing
+/// comes back.
+const ECHO: &str = "
+import socket, threading
+data = bytes(range(250)) * 12000
+link = socket.create_connection(('127.0.0.1', 7), 30)
+threading.Thread(target=lambda: (link.sendall(data), link.shutdown(socket.SHUT_WR))).start()
+back = b''.join(iter(lambda: link.recv(1 << 16), b''))
+try:
+    nobody = socket.create_connection(('127.0.0.1', 9), 30).recv(1)
+except OSError:
+    nobody = 'refused'
+print(back == data, nobody)
+";
+
+/// Programs of the namespace that the engine made reach the container by its loopback device.
+fn reach_from_within(user: &Podman, name: &str) {
+    let server = ["busybox", "nc", "-l", "-p", "7", "-e", "/bin/busybox", "cat"];
+    user.koya(&[&["exec", "--detach", name], server.as_slice()].concat());
+    let listens = "while ! busybox netstat -ltn | grep -q :7; do sleep 0.1; done";
+    user.koya(&["exec", name, "busybox", "timeout", "60", "sh", "-c", listens]);
+    let pid = user.koya(&["inspect", "--format", "{{.State.Pid}}", name]);
+    let mut inside = Command::new("nsenter");
+    inside.arg(format!("--net=/proc/{}/ns/net", pid.trim()));
+    let said = succeed(inside.args(["python3", "-c", ECHO]));
+    assert_eq!(said, "True refused\n", "{name}");
 }
 
 fn ends(user: &Podman) {
