@@ -5,6 +5,10 @@ use std::thread::{Builder, JoinHandle};
 
 use crate::error::RuntimeError;
 
+/// Enough for every command, and less than a huge page: where the host makes huge pages by itself, a larger stack that happens
+/// to be aligned would be one from its first byte on.
+const STACK: usize = 512 << 10;
+
 /// Starts a thread.
 ///
 /// # Errors
@@ -13,7 +17,7 @@ pub fn spawn<T: Send + 'static>(
     name: &str,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<JoinHandle<T>> {
-    Builder::new().name(name.to_owned()).spawn(work)
+    Builder::new().name(name.to_owned()).stack_size(STACK).spawn(work)
 }
 
 /// For [`Result::map_err`].

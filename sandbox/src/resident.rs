@@ -2,6 +2,7 @@
 
 use std::ffi::{c_int, c_void};
 use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::mm::{Advice, madvise};
 
@@ -43,6 +44,28 @@ unsafe extern "C" fn forget_object(object: *mut libc::dl_phdr_info, _size: usize
     0
 }
 
+/// Whether huge pages are off for this process because of [`small_pages`].
+static SMALL: AtomicBool = AtomicBool::new(false);
+
+/// Has the host back this process by small pages only: where it makes huge ones by itself, a thread's stack that happens to be
+/// aligned takes 2 MiB from its first byte on. Programs that it starts inherit that, see [`any_pages`].
+pub fn small_pages() {
+    // SAFETY: neither call passes memory.
+    let changed = unsafe {
+        libc::prctl(libc::PR_GET_THP_DISABLE, 0, 0, 0, 0) == 0
+            && libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) == 0
+    };
+    SMALL.fetch_or(changed, Ordering::Relaxed);
+}
+
+/// Takes [`small_pages`] back; for a child, between fork and exec.
+pub fn any_pages() {
+    if SMALL.swap(false, Ordering::Relaxed) {
+        // SAFETY: the call passes no memory.
+        unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 0, 0, 0, 0) };
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -61,6 +84,31 @@ mod tests {
         let rest = maps.lines().skip_while(|line| !holds(line));
         let resident = rest.filter_map(|line| line.strip_prefix("Rss:")).next().unwrap();
         resident.trim().strip_suffix(" kB").unwrap().parse().unwrap()
+    }
+
+    #[test]
+    fn programs_that_are_started_may_have_huge_pages_again() {
+        use std::os::unix::process::CommandExt;
+        use std::process::Command;
+        let disabled = |back: bool| {
+            let mut command = Command::new("grep");
+            command.args(["THP_enabled", "/proc/self/status"]);
+            // SAFETY: the closure makes one system call.
+            unsafe {
+                command.pre_exec(move || {
+                    if back {
+                        any_pages();
+                    }
+                    Ok(())
+                });
+            }
+            String::from_utf8(command.output().unwrap().stdout).unwrap()
+        };
+        small_pages();
+        assert_eq!(disabled(false), "THP_enabled:\t0\n");
+        assert_eq!(disabled(true), "THP_enabled:\t1\n");
+        any_pages();
+        assert_eq!(disabled(false), "THP_enabled:\t1\n");
     }
 
     #[test]

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use koya_sandbox::resident::small_pages;
+
 use crate::args::Args;
 use crate::error::TaskError;
 use crate::generated::task_ttrpc::create_task;
@@ -28,6 +30,7 @@ const LAST_ANSWER: Duration = Duration::from_millis(100);
 /// # Errors
 /// [`TaskError`]
 pub fn serve(args: &Args) -> Result<(), TaskError> {
+    small_pages();
     let listener = take_listener().map_err(TaskError::system("take over the socket"))?;
     log::open(Path::new("log"));
     // The bundle may be removed while other containers of the pod are served.

@@ -20,6 +20,9 @@ use crate::seccomp::{Confinement, Filter};
 /// How long a pause waits for the vCPUs. They leave the guest within microseconds; this much is needed only by a
 /// host that does not schedule us at all.
 const PAUSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Less than a huge page: where the host makes huge pages by itself, a larger stack that happens to be aligned is one from
+/// its first byte on, as it is right below a guest's memory (Linux before 6.7).
+const STACK: usize = 512 << 10;
 
 /// The vCPU threads cannot be managed.
 #[derive(Debug, thiserror::Error)]
@@ -91,7 +94,9 @@ impl Vcpus {
     /// The name is the one by which Firecracker's tools find vCPU threads to pin them.
     fn spawn(&mut self, vcpu: VcpuThread) -> io::Result<()> {
         let gate = self.gate.clone();
-        let thread = Builder::new().name(format!("fc_vcpu {}", vcpu.index));
+        let thread = Builder::new()
+            .name(format!("fc_vcpu {}", vcpu.index))
+            .stack_size(STACK);
         self.threads.push(thread.spawn(move || vcpu.run(&gate))?);
         Ok(())
     }
