@@ -18,4 +18,5 @@
 pub mod bench;
 #[cfg(test)]
 mod conformance;
+pub mod terminal;
 pub mod vm;

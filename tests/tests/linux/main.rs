@@ -33,4 +33,5 @@ mod running;
 mod snapshot;
 mod support;
 mod systemd;
+mod terminals;
 mod vsock;

@@ -6,11 +6,11 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
+use koya_tests::terminal::{Settings, Terminal};
 use koya_tests::vm::{self, Scratch, Vm};
 use serde_json::json;
 
 use super::support::config;
-use super::support::terminal::{Settings, Terminal};
 
 /// The escape.
 const LEAVE: &[u8] = b"\x01x";

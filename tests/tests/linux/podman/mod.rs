@@ -13,6 +13,7 @@ mod rootless;
 mod run;
 mod setup;
 mod systemd;
+mod terminal;
 mod turns;
 mod userns;
 

@@ -6,7 +6,6 @@ mod monitor;
 mod netns;
 pub mod process;
 pub mod schema;
-pub mod terminal;
 pub mod vhost_user;
 
 use std::path::Path;

@@ -1,4 +1,10 @@
-//! A pseudo-terminal for a monitor to run on.
+//! A pseudo-terminal for a program to run on, and somebody who types there and looks at the screen.
+
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "it serves tests, which fail by panics"
+)]
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -9,7 +15,7 @@ use std::ptr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use koya_tests::vm::{Output, PATIENCE, Vm};
+use crate::vm::{Output, PATIENCE, Vm};
 
 /// Both ends of a pseudo-terminal.
 pub struct Terminal {
@@ -23,15 +29,16 @@ pub struct Terminal {
 /// What a terminal does with what goes through it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
-    pub input: libc::tcflag_t,
-    pub output: libc::tcflag_t,
-    pub control: libc::tcflag_t,
-    pub local: libc::tcflag_t,
-    pub characters: [libc::cc_t; libc::NCCS],
+    input: libc::tcflag_t,
+    output: libc::tcflag_t,
+    control: libc::tcflag_t,
+    local: libc::tcflag_t,
+    characters: [libc::cc_t; libc::NCCS],
 }
 
 impl Settings {
     /// Whether keys go through as they are typed, without echo, line editing or signals.
+    #[must_use]
     pub fn is_raw(&self) -> bool {
         self.local & (libc::ECHO | libc::ICANON | libc::ISIG | libc::IEXTEN) == 0
             && self.input & (libc::ICRNL | libc::IXON) == 0
@@ -39,6 +46,7 @@ impl Settings {
 }
 
 impl Terminal {
+    /// A new one, of no size.
     pub fn new() -> Self {
         let (mut keyboard, mut line) = (-1, -1);
         // SAFETY: the first two arguments are writable integers, the others may be null.
@@ -87,8 +95,34 @@ impl Terminal {
         command
     }
 
+    /// Presses keys.
     pub fn type_in(&mut self, keys: &[u8]) {
         self.keyboard.write_all(keys).unwrap();
+    }
+
+    /// Presses keys one after the other, each when the one before it has been read: as a person does, for a program.
+    pub fn press(&mut self, keys: &[u8]) {
+        for key in keys {
+            self.type_in(&[*key]);
+            let start = Instant::now();
+            while self.has_unread() {
+                assert!(start.elapsed() < PATIENCE, "nobody reads what is typed");
+                thread::sleep(Duration::from_millis(2));
+            }
+        }
+    }
+
+    /// Whether something has been typed that no program has read.
+    fn has_unread(&self) -> bool {
+        let mut line = libc::pollfd {
+            fd: self.line.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        // SAFETY: the call is given one structure, which it may write to. It waits for what is on its way from the keyboard,
+        // and for nothing else.
+        let ready = unsafe { libc::poll(&raw mut line, 1, 0) };
+        ready == 1
     }
 
     /// Waits until the screen shows `text`.
@@ -100,6 +134,20 @@ impl Terminal {
         );
     }
 
+    /// Gives its window a size; whoever runs in its foreground is told.
+    pub fn resize(&self, rows: u16, columns: u16) {
+        let size = libc::winsize {
+            ws_row: rows,
+            ws_col: columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        // SAFETY: the call reads a structure that lives through it.
+        let set = unsafe { libc::ioctl(self.keyboard.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
+        assert_eq!(set, 0, "TIOCSWINSZ: {}", io::Error::last_os_error());
+    }
+
+    /// What it does with what goes through it now.
     pub fn settings(&self) -> Settings {
         // SAFETY: the structure is plain integers, for which all zeroes is a value.
         let mut found: libc::termios = unsafe { std::mem::zeroed() };
@@ -122,5 +170,11 @@ impl Terminal {
             assert!(start.elapsed() < PATIENCE, "the terminal does not become raw");
             thread::sleep(Duration::from_millis(2));
         }
+    }
+}
+
+impl Default for Terminal {
+    fn default() -> Self {
+        Self::new()
     }
 }
