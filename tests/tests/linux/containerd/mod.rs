@@ -138,7 +138,7 @@ impl Containerd {
         }
         fs::create_dir(&parts).unwrap();
         fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
-        let applets = "sh cat echo id sleep hostname stty touch grep seq sha256sum kill ps httpd wget tr dd";
+        let applets = "sh cat echo id sleep hostname stty touch grep seq sha256sum kill ps httpd wget tr dd ip ls stat tar";
         for applet in applets
             .split(' ')
             .filter(|applet| !root.join("bin").join(applet).is_symlink())
