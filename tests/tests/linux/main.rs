@@ -18,6 +18,7 @@ mod console;
 mod containerd;
 mod disk;
 mod docker;
+mod doors;
 mod fs;
 mod guest;
 mod koya;

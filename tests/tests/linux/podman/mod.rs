@@ -195,7 +195,7 @@ fn without_ids(text: &str) -> String {
 }
 
 /// Whether nothing of any container is left but what podman keeps.
-fn is_nothing_left() -> bool {
+pub fn is_nothing_left() -> bool {
     let names = ["koya-vmm", "koya-monitor", "koya-container", "virtiofsd"];
     let folder = fs::read_dir("/run/koya-runtime").into_iter().flatten().flatten();
     let states = folder.filter(|entry| !entry.file_name().to_string_lossy().starts_with(".parts"));
