@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::BundleError;
 use super::config::{Config, linux, list, wrong};
 use super::neighbours::{Neighbour, Neighbours, number, process};
+use super::size::is_of_kubernetes;
 
 /// Where a container's network comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +54,7 @@ pub(super) struct Found {
 
 /// Leaves in `linux.namespaces` what the guest makes or has.
 pub(super) fn translate(config: &mut Config, neighbours: &Neighbours) -> Result<Found, BundleError> {
+    let of_kubernetes = is_of_kubernetes(config);
     let linux = linux(config)?;
     let mut asked = Asked::default();
     let entries = list(linux, "namespaces", "linux.namespaces")?;
@@ -74,6 +76,13 @@ pub(super) fn translate(config: &mut Config, neighbours: &Neighbours) -> Result<
         kind: "network",
         reason: "the host's network cannot be another kernel's; leave out --network host, and publish ports instead",
     })?;
+    // Others that say nothing want nothing of it. Kubernetes says nothing if a pod is to share the host's.
+    if of_kubernetes && !asked.kinds.iter().any(|(known, _)| known == "ipc") {
+        return Err(BundleError::HostNamespace {
+            kind: "ipc",
+            reason: "the host's shared memory cannot be another kernel's; leave out hostIPC",
+        });
+    }
     for own in OWN {
         if !asked.kinds.iter().any(|(known, _)| known == own) {
             asked.kinds.push((own.to_owned(), None));

@@ -77,6 +77,11 @@ fn text<'a>(config: &'a Config, annotation: &str) -> Option<&'a str> {
     config.get("annotations")?.get(annotation)?.as_str()
 }
 
+/// Whether an engine of Kubernetes says what the container is in a pod.
+pub(super) fn is_of_kubernetes(config: &Config) -> bool {
+    KINDS.iter().any(|kind| text(config, kind).is_some())
+}
+
 fn is_pod(config: &Config) -> bool {
     let args = config.get("process").and_then(|process| process.get("args"));
     let args = args

@@ -172,6 +172,12 @@ fn what_a_guest_cannot_have_is_refused_with_the_reason() {
     };
     assert!(folder.refusal(without("network")).contains("--network host"));
     assert!(folder.refusal(without("pid")).contains("--pid host"));
+    let error = folder.refusal(|config| {
+        config["annotations"]["io.kubernetes.cri.container-type"] = "sandbox".into();
+        without("ipc")(config);
+    });
+    assert!(error.contains("hostIPC"), "{error}");
+    folder.plan(without("ipc")).unwrap();
     let error = folder.refusal(|config| config["linux"]["namespaces"][3]["path"] = "/proc/7/ns/ipc".into());
     assert!(error.contains("ipc namespace \"/proc/7/ns/ipc\""), "{error}");
     let network =
