@@ -158,3 +158,15 @@ pub fn a_privileged_container_sees_the_guests_devices(pod: &Sandbox<'_>) {
     }
     assert!(devices.contains("CapEff:\t000001ff"), "{devices}");
 }
+
+/// To a server that listens at the pod's own 127.0.0.1; and to none.
+pub fn ports_are_forwarded(pod: &Sandbox<'_>) {
+    let mut line = pod.forward(8000);
+    line.send("data", "GET /note HTTP/1.0\r\n\r\n");
+    line.until("data", "\r\n\r\nkept\n");
+    assert_eq!(line.leave().of("error"), "");
+    let mut line = pod.forward(8001);
+    line.send("data", "GET /note HTTP/1.0\r\n\r\n");
+    line.until("error", "8001");
+    assert_eq!(line.leave().of("data"), "");
+}

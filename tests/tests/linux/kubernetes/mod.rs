@@ -2,9 +2,11 @@
 
 mod kubectl;
 mod kubelet;
+mod many;
 
 mod plugins;
 mod pod;
+mod refusals;
 mod sandbox;
 mod scale;
 mod stream;
@@ -52,9 +54,11 @@ fn kubectl_speaks_with_processes_and_volumes_are_a_kubelets() {
     let container = volumes.are_seen_by(&pod);
     kubectl::an_exec_has_streams_and_an_exit_code(&pod, &container);
     kubectl::files_are_copied(&pod, &container);
+    kubectl::ports_are_forwarded(&pod);
     kubectl::a_terminal_is_ones_own(&pod, &container);
     kubectl::what_is_attached_comes_and_goes(&pod);
     kubectl::a_privileged_container_sees_the_guests_devices(&pod);
+    refusals::what_a_guest_cannot_have_is_refused(&pod);
     pod.ends();
     volumes.end();
     engine.ends();
@@ -78,7 +82,8 @@ fn pods_with_many_containers_and_many_pods_outlive_containerd() {
     let network = Scratch::new();
     let mut engine = engine(&network);
     scale::a_pod_of_five_goes_on_without_containerd(&mut engine);
-    scale::many_pods_come_and_go_at_once(&mut engine);
+    many::many_pods_are_there_at_once(&mut engine);
+    many::a_pod_is_begun_again_that_containerd_has_not_seen_through(&mut engine);
     engine.ends();
 }
 

@@ -111,6 +111,13 @@ impl<'a> Sandbox<'a> {
         Stream::open(how, url["url"].as_str().unwrap(), &streams)
     }
 
+    /// A connection to a port, as it is forwarded.
+    pub fn forward(&self, port: u16) -> Stream {
+        let request = json!({ "pod_sandbox_id": self.id, "port": [port] });
+        let url = self.kubelet.done("PortForward", request);
+        Stream::open("forward", url["url"].as_str().unwrap(), &[&port.to_string()])
+    }
+
     /// Its address.
     pub fn address(&self) -> String {
         let request = json!({ "pod_sandbox_id": self.id });

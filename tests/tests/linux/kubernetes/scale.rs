@@ -1,39 +1,36 @@
-//! Pods of many containers, many pods at once, and what becomes of them when containerd goes.
+//! A pod of many containers, and what becomes of it when containerd goes.
 
 use std::fs;
-use std::time::Instant;
 
 use serde_json::{Value, json};
 
 use super::kubelet::Kubelet;
-use super::pod::IMAGE;
+use super::sandbox::{self, container};
 use crate::containerd::Containerd;
 use crate::support::{pids_of, until};
 
-/// Pods that are there at the same time. A node has dozens; an emulated host has one slow processor for all of them, on which
-/// a guest that is to come up within a minute can have so many others beside it.
-const PODS: usize = 4;
-const AT_ONCE: usize = 2;
 /// The cgroup of all pods: a kubelet would have one for each.
 const CGROUP: &str = "/koya-pods";
-/// `CONTAINER_EXITED` of the interface, and `SANDBOX_READY`.
+/// `CONTAINER_EXITED` of the interface.
 const EXITED: u64 = 2;
-const READY: u64 = 0;
 /// Takes all memory there is as soon as it may.
 const EATER: &str =
     "until test -e /data/go; do sleep 0.2; done; x=0123456789abcdef; while :; do x=$x$x; done";
 
-fn pod(name: &str, folder: &std::path::Path) -> Value {
-    json!({
-        "metadata": { "name": name, "uid": format!("{name}-uid"), "namespace": "default", "attempt": 0 },
-        "hostname": name, "log_directory": folder,
-        "linux": {
-            "cgroup_parent": CGROUP, "security_context": { "namespace_options": { "network": 0, "pid": 1, "ipc": 0 } },
-        },
-    })
+/// What a kubelet asks for a pod in that cgroup.
+pub(super) fn pod(name: &str, folder: &std::path::Path) -> Value {
+    let mut config = sandbox::pod(name, folder);
+    config["linux"]["cgroup_parent"] = json!(CGROUP);
+    config
 }
 
-fn text(answer: &Value, field: &str) -> String {
+/// The processes of a pod on the node.
+pub(super) fn processes(id: &str) -> Vec<u32> {
+    let inside = fs::read_to_string(format!("/sys/fs/cgroup{CGROUP}/{id}/cgroup.procs")).unwrap();
+    inside.lines().map(|pid| pid.parse().unwrap()).collect()
+}
+
+pub(super) fn text(answer: &Value, field: &str) -> String {
     answer[field].as_str().unwrap().to_owned()
 }
 
@@ -45,15 +42,9 @@ pub(super) fn a_pod_of_five_goes_on_without_containerd(engine: &mut Containerd) 
     let id = text(&kubelet.done("RunPodSandbox", request), "pod_sandbox_id");
     is_counted(engine, &id);
     let create = |name: &str, script: &str| {
-        let container = json!({
-            "metadata": { "name": name, "attempt": 0 }, "image": { "image": IMAGE },
-            "command": ["sh", "-c", script], "log_path": format!("{name}.log"),
-            "mounts": [{ "container_path": "/data", "host_path": folder, "readonly": false }],
-            "linux": {
-                "resources": { "memory_limit_in_bytes": 48 << 20 },
-                "security_context": { "namespace_options": { "network": 0, "pid": 1, "ipc": 0 } },
-            },
-        });
+        let mut container = container(name, script);
+        container["mounts"] = json!([{ "container_path": "/data", "host_path": folder, "readonly": false }]);
+        container["linux"]["resources"] = json!({ "memory_limit_in_bytes": 48 << 20 });
         let request = json!({ "pod_sandbox_id": id, "config": container, "sandbox_config": config });
         text(&kubelet.done("CreateContainer", request), "container_id")
     };
@@ -115,21 +106,19 @@ pub(super) fn a_pod_of_five_goes_on_without_containerd(engine: &mut Containerd) 
 
 /// What a pod costs the node is in its cgroup, the shim included.
 fn is_counted(engine: &Containerd, id: &str) {
-    let folder = format!("/sys/fs/cgroup{CGROUP}/{id}");
-    let read = |name: &str| fs::read_to_string(format!("{folder}/{name}")).unwrap();
-    let inside = read("cgroup.procs");
-    let inside: Vec<u32> = inside.lines().map(|pid| pid.parse().unwrap()).collect();
+    let inside = processes(id);
     let ours = ["koya-vmm", "virtiofsd", "koya-monitor"]
         .into_iter()
         .flat_map(pids_of);
     for pid in ours.chain(engine.shims()) {
         assert!(inside.contains(&pid), "{pid} is not in {inside:?}");
     }
-    let bytes: u64 = read("memory.current").trim().parse().unwrap();
+    let bytes = fs::read_to_string(format!("/sys/fs/cgroup{CGROUP}/{id}/memory.current")).unwrap();
+    let bytes: u64 = bytes.trim().parse().unwrap();
     println!("a pod without containers: {} MiB", bytes >> 20);
 }
 
-fn leaves_no_cgroup() {
+pub(super) fn leaves_no_cgroup() {
     let folder = format!("/sys/fs/cgroup{CGROUP}");
     let entries = fs::read_dir(&folder).unwrap().flatten();
     let left: Vec<_> = entries
@@ -138,48 +127,4 @@ fn leaves_no_cgroup() {
         .collect();
     assert!(left.is_empty(), "{left:?}");
     fs::remove_dir(folder).unwrap();
-}
-
-pub(super) fn many_pods_come_and_go_at_once(engine: &mut Containerd) {
-    let folder = engine.folder("many");
-    let start = Instant::now();
-    let mut step = start;
-    let mut took = |what: &str| {
-        println!("{what}: {} ms for {PODS} pods", step.elapsed().as_millis());
-        step = Instant::now();
-    };
-    let kubelet = Kubelet::new(&engine.socket());
-    let requests: Vec<_> = (0..PODS)
-        .map(|number| json!({ "config": pod(&format!("pod{number}"), &folder), "runtime_handler": "koya" }))
-        .collect();
-    let waves = requests.chunks(AT_ONCE);
-    let pods: Vec<_> = waves
-        .flat_map(|wave| kubelet.all_done("RunPodSandbox", wave))
-        .collect();
-    took("begun");
-    let pods: Vec<_> = pods
-        .iter()
-        .map(|answer| json!({ "pod_sandbox_id": answer["pod_sandbox_id"] }))
-        .collect();
-    assert_eq!(pids_of("koya-vmm").len(), PODS);
-    drop(kubelet);
-    engine.restart_politely();
-    let kubelet = Kubelet::new(&engine.socket());
-    let mut addresses: Vec<_> = kubelet
-        .all_done("PodSandboxStatus", &pods)
-        .iter()
-        .map(|answer| {
-            assert_eq!(answer["status"]["state"], READY, "{answer}");
-            text(&answer["status"]["network"], "ip")
-        })
-        .collect();
-    addresses.sort();
-    addresses.dedup();
-    assert_eq!(addresses.len(), PODS, "{addresses:?}");
-    took("there after containerd was restarted");
-    kubelet.all_done("StopPodSandbox", &pods);
-    kubelet.all_done("RemovePodSandbox", &pods);
-    engine.is_clean("something is left of many pods");
-    leaves_no_cgroup();
-    took("gone");
 }

@@ -13,6 +13,8 @@ use crate::support::{run, succeed, until};
 /// A volume's group (`fsGroup`), and the user of the container that has it.
 const GROUP: u32 = 2000;
 const USER: u32 = 1000;
+/// Serves a volume where nobody but the pod reaches it.
+const SERVER: &str = "httpd -p 127.0.0.1:8000 -h /empty; exec sleep 100000";
 
 /// The volumes of a pod.
 pub struct Volumes {
@@ -100,8 +102,8 @@ impl Volumes {
     /// A container of an ordinary user that has the volume's group, and one of another user that does not.
     pub fn are_seen_by(&self, pod: &Sandbox<'_>) -> String {
         tools(&pod.folder.join("tools"));
-        let begin = |name: &str, user: u32, groups: Value| {
-            let mut config = container(name, "exec sleep 100000");
+        let begin = |name: &str, script: &str, user: u32, groups: Value| {
+            let mut config = container(name, script);
             config["mounts"] = self.mounts();
             let context = &mut config["linux"]["security_context"];
             context["run_as_user"] = json!({ "value": user });
@@ -109,8 +111,8 @@ impl Volumes {
             context["supplemental_groups"] = groups;
             pod.begin(&config)
         };
-        let one = begin("volumes", USER, json!([GROUP]));
-        let other = begin("others", USER + 1, json!([]));
+        let one = begin("volumes", SERVER, USER, json!([GROUP]));
+        let other = begin("others", "exec sleep 100000", USER + 1, json!([]));
         let said = |script: &str| pod.said(&one, script);
 
         assert_eq!(said("cat /etc/config/key /etc/secret/key"), "blue\nhidden\n");
