@@ -15,6 +15,7 @@ use koya_sandbox::signals::SignalError;
 use koya_sandbox::volumes::VolumeError;
 use koya_sandbox::{DeviceError, StartError};
 
+use crate::cgroup::BusError;
 use crate::record::Status;
 
 /// A command failed.
@@ -79,10 +80,13 @@ pub enum RuntimeError {
     },
     /// The cgroup that the bundle names.
     #[error(
-        "config.json: linux.cgroupsPath {0:?} is no name of a cgroup; want a path without '..', or SLICE:PREFIX:NAME with \
-         --systemd-cgroup"
+        "config.json: linux.cgroupsPath {0:?} is no name of a cgroup; want a path without '..', or with \
+         --systemd-cgroup SLICE:PREFIX:NAME"
     )]
     Cgroup(String),
+    /// systemd's cgroup of it.
+    #[error("cannot {0} the scope {1}")]
+    Scope(&'static str, String, #[source] BusError),
     /// A hook failed.
     #[error("the {kind} hook {path:?} {what}")]
     Hook {

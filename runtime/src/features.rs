@@ -30,7 +30,7 @@ pub fn features() -> Result<(), RuntimeError> {
         "linux": {
             "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
             "capabilities": null,
-            "cgroup": { "v1": false, "v2": true, "systemd": true, "systemdUser": false, "rdma": false },
+            "cgroup": { "v1": false, "v2": true, "systemd": true, "systemdUser": true, "rdma": false },
             "seccomp": {
                 "enabled": true,
                 "actions": [

@@ -1,8 +1,5 @@
 //! `start`, `state`, `kill`, `delete`, `pause` and `resume`.
 
-use std::fs;
-use std::io;
-use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,6 +7,7 @@ use koya_sandbox::signals;
 use rustix::process::Signal;
 
 use crate::args::{DeleteArgs, KillArgs};
+use crate::cgroup::Cgroup;
 use crate::control::{Request, ask};
 use crate::error::RuntimeError;
 use crate::record::{Process, Record, Status, TakenOver};
@@ -148,22 +146,6 @@ pub fn await_processes(processes: &[Process], patience: Duration) -> bool {
     true
 }
 
-/// Removes a cgroup, from which the last process may be just on its way out. An engine may have removed it, or have
-/// something of its own in it.
-fn remove_cgroup(cgroup: &Path) {
-    let begun = Instant::now();
-    while let Err(error) = fs::remove_dir(cgroup) {
-        let passes = matches!(
-            error.kind(),
-            io::ErrorKind::ResourceBusy | io::ErrorKind::DirectoryNotEmpty
-        );
-        if !passes || begun.elapsed() >= LAST_STEPS {
-            return;
-        }
-        thread::sleep(PAUSE);
-    }
-}
-
 /// Removes what is left of a container without processes, and tells those who want to know.
 pub fn clear(context: &Context, record: &Record) {
     if let Err(error) = house::forget(&context.store, record) {
@@ -172,8 +154,8 @@ pub fn clear(context: &Context, record: &Record) {
     if let Some(Err(error)) = record.network.as_ref().map(TakenOver::give_back) {
         context.log.warn(&error.one_line());
     }
-    if let Some(cgroup) = &record.cgroup {
-        remove_cgroup(cgroup);
+    if let Some(Err(error)) = record.cgroup.as_ref().map(Cgroup::remove) {
+        context.log.warn(&error.one_line());
     }
     if let Err(error) = context.store.remove(&record.id) {
         context.log.warn(&error.one_line());
@@ -219,22 +201,5 @@ mod tests {
             assert!(await_processes(&processes, Duration::from_secs(20)));
         });
         child.wait().unwrap();
-
-        let cgroup = std::env::temp_dir().join(format!("koya-cgroup-{}", std::process::id()));
-        let holder = cgroup.join("process");
-        fs::create_dir_all(&holder).unwrap();
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                thread::sleep(Duration::from_millis(200));
-                fs::remove_dir(&holder).unwrap();
-            });
-            remove_cgroup(&cgroup);
-        });
-        assert!(!cgroup.exists());
-        fs::create_dir_all(&holder).unwrap();
-        let begun = Instant::now();
-        remove_cgroup(&cgroup);
-        assert!(holder.exists() && begun.elapsed() < Duration::from_secs(20));
-        fs::remove_dir_all(&cgroup).unwrap();
     }
 }

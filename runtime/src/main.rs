@@ -10,6 +10,7 @@
 //! ```
 
 mod args;
+mod cgroup;
 mod console;
 mod control;
 mod create;

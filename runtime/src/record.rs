@@ -11,6 +11,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::cgroup::Cgroup;
 use crate::error::RuntimeError;
 
 /// Where a container is in its life.
@@ -136,7 +137,7 @@ pub struct Record {
     /// Its first process, after which others are modelled.
     pub first: Value,
     /// The cgroup that was made for it on the host.
-    pub cgroup: Option<PathBuf>,
+    pub cgroup: Option<Cgroup>,
     /// The network namespace that its microVM has taken over, if somebody else has made it.
     #[serde(default)]
     pub network: Option<TakenOver>,

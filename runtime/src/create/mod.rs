@@ -12,7 +12,6 @@
 //!    └─ pid file                └─ waits, passes signals on       └─ until the container ends
 //! ```
 
-mod cgroup;
 mod stand_in;
 mod view;
 
@@ -33,6 +32,7 @@ use signal_hook::iterator::Signals;
 pub use stand_in::{fork_here, wait as stand_for};
 
 use crate::args::{CreateArgs, RunArgs};
+use crate::cgroup::Cgroup;
 use crate::control::{receive, send};
 use crate::error::RuntimeError;
 use crate::record::{Process, Record, Status, TakenOver};
@@ -98,7 +98,11 @@ pub fn create(context: &Context, args: &CreateArgs) -> Result<Pid, RuntimeError>
         Parts::find_with(settings.kernel.as_deref())?,
         Parts::find_virtiofsd()?,
     );
-    let mut record = record(context, &args.id, &plan)?;
+    let whole = record(context, &args.id, &plan)?;
+    let mut record = whole.clone();
+    // Until systemd has made it, one of that name is another's.
+    record.cgroup = record.cgroup.filter(|cgroup| matches!(cgroup, Cgroup::Folder(_)));
+    let cgroup = whole.cgroup.clone();
     let lock = context.store.make(&record)?;
     let (ours, theirs) = match UnixStream::pair() {
         Ok(pair) => pair,
@@ -127,7 +131,7 @@ pub fn create(context: &Context, args: &CreateArgs) -> Result<Pid, RuntimeError>
     let birth = Birth {
         context: context.clone(),
         plan,
-        record: record.clone(),
+        record: whole,
         own,
         parts,
         templates: settings.templates,
@@ -139,7 +143,7 @@ pub fn create(context: &Context, args: &CreateArgs) -> Result<Pid, RuntimeError>
         Ok(pid) => pid,
         Err(error) => return give_up(context, &record, None, error),
     };
-    match accompany(context, &mut record, pid, &ours, args.pid_file.as_deref()) {
+    match accompany(context, &mut record, cgroup, pid, &ours, args.pid_file.as_deref()) {
         Ok(()) => Ok(pid),
         Err(error) => {
             drop(ours);
@@ -152,6 +156,7 @@ pub fn create(context: &Context, args: &CreateArgs) -> Result<Pid, RuntimeError>
 fn accompany(
     context: &Context,
     record: &mut Record,
+    cgroup: Option<Cgroup>,
     pid: Pid,
     stand_in: &UnixStream,
     pid_file: Option<&Path>,
@@ -163,6 +168,7 @@ fn accompany(
     };
     let process = Process::of(pid.as_raw_nonzero().get().cast_unsigned());
     hear()?;
+    record.cgroup = cgroup;
     let mut known = record.clone();
     known.process = process;
     context.store.save(&known)?;
@@ -215,8 +221,8 @@ fn give_up<T>(
 fn record(context: &Context, id: &str, plan: &Plan) -> Result<Record, RuntimeError> {
     // The root of the tree is where everybody is.
     let cgroup = plan.cgroup.as_ref().filter(|name| *name != "/").map(|name| {
-        let path = cgroup::path(name, context.systemd_cgroup);
-        path.ok_or_else(|| RuntimeError::Cgroup(name.clone()))
+        let cgroup = Cgroup::named(name, context.systemd_cgroup);
+        cgroup.ok_or_else(|| RuntimeError::Cgroup(name.clone()))
     });
     let network = match (&plan.network, &plan.house) {
         (Network::Of(path), None) => TakenOver::of(path),

@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, set_parent_process_death_signal, waitpid};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
-use super::{Birth, Word, cgroup, code_of, view};
+use super::{Birth, Word, code_of, view};
 use crate::control::{receive, send};
 use crate::error::RuntimeError;
 use crate::{console, monitor};
@@ -81,12 +81,8 @@ fn prepare(birth: &Birth) -> Result<(), RuntimeError> {
         Some(_) => {}
         None => _ = rustix::process::setsid(),
     }
-    if let Some(path) = &birth.record.cgroup
-        && let Err(error) = cgroup::join(path)
-    {
-        // The container runs all the same; only what it uses is counted elsewhere.
-        let message = format!("cannot join the cgroup {path:?}: {error}");
-        birth.context.log.warn(&message);
+    if let Some(cgroup) = &birth.record.cgroup {
+        cgroup.join(&birth.context.log)?;
     }
     birth.plan.mount_overlays()?;
     match &birth.plan.network {

@@ -1,0 +1,204 @@
+//! A line to systemd: its own socket, or the bus where it has a name.
+//!
+//! ```text
+//!  ► \0 AUTH EXTERNAL, DATA, BEGIN, calls …       all at once: nothing that is said depends on an answer
+//!  ◄ DATA, OK …, an answer to each call, signals
+//! ```
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use koya_sandbox::rights;
+
+use super::message::{Heard, Method, Values, call, hear};
+
+/// How long systemd may stay silent. It is while it reloads its units.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Longest line of the greeting.
+const MAX_LINE: u64 = 1 << 10;
+/// Who one is: the kernel has told the other side, and a user namespace knows it by another number.
+const GREETING: &[u8] = b"\0AUTH EXTERNAL\r\nDATA\r\nBEGIN\r\n";
+
+const BUS: &str = "org.freedesktop.DBus";
+const SYSTEMD: &str = "org.freedesktop.systemd1";
+/// What is wanted of a bus: the ends of systemd's jobs.
+const JOBS: &str = "type='signal',sender='org.freedesktop.systemd1',interface='org.freedesktop.systemd1.Manager',\
+                    member='JobRemoved'";
+
+/// What went wrong between this process and systemd.
+#[derive(Debug, thiserror::Error)]
+pub enum BusError {
+    /// There is nobody to ask.
+    #[error("cannot reach systemd at {path:?}, which --systemd-cgroup asks for")]
+    Reach {
+        /// Where it was looked for last.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The line broke.
+    #[error("cannot ask systemd at {path:?}")]
+    Ask {
+        /// Where it is.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It said no.
+    #[error("systemd refuses: {message} ({name})")]
+    Refused {
+        /// The error's name.
+        name: String,
+        /// Its reason.
+        message: String,
+    },
+    /// It tried in vain.
+    #[error("systemd has not done it: {0}")]
+    Job(String),
+}
+
+/// A line that was opened, and what there is to be said first.
+pub struct Line {
+    path: PathBuf,
+    stream: UnixStream,
+    is_bus: bool,
+}
+
+/// A method of systemd that begins a job.
+pub fn manager(member: &'static str, signature: &'static str) -> Method {
+    Method {
+        destination: SYSTEMD,
+        path: "/org/freedesktop/systemd1",
+        interface: "org.freedesktop.systemd1.Manager",
+        member,
+        signature,
+    }
+}
+
+fn bus(member: &'static str, signature: &'static str) -> Method {
+    Method {
+        destination: BUS,
+        path: "/org/freedesktop/DBus",
+        interface: BUS,
+        member,
+        signature,
+    }
+}
+
+impl Line {
+    /// Calls the host's systemd, or the one of an ordinary user.
+    ///
+    /// # Errors
+    /// [`BusError::Reach`]
+    pub fn open() -> Result<Self, BusError> {
+        let [own, bus] = match rights::is_root_of_host() {
+            true => ["/run/systemd/private", "/run/dbus/system_bus_socket"].map(PathBuf::from),
+            false => {
+                let session = std::env::var_os("XDG_RUNTIME_DIR").unwrap_or_default();
+                ["systemd/private", "bus"].map(|name| Path::new(&session).join(name))
+            }
+        };
+        Self::to(own, false).or_else(|_| Self::to(bus, true))
+    }
+
+    /// Calls a systemd at its own socket, or at that of a bus.
+    pub(super) fn to(path: PathBuf, is_bus: bool) -> Result<Self, BusError> {
+        let opened = UnixStream::connect(&path).and_then(|stream| {
+            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.set_write_timeout(Some(PATIENCE))?;
+            Ok(stream)
+        });
+        match opened {
+            Ok(stream) => Ok(Self { path, stream, is_bus }),
+            Err(source) => Err(BusError::Reach { path, source }),
+        }
+    }
+
+    /// Calls a method that answers with a job, and waits until that is done.
+    ///
+    /// # Errors
+    /// [`BusError`]
+    pub fn ask(mut self, method: Method, arguments: &Values) -> Result<(), BusError> {
+        let (serial, words) = self.words(method, arguments);
+        let heard = match self.stream.write_all(&words) {
+            Ok(()) => await_job(&mut BufReader::new(&self.stream), serial),
+            Err(error) => Err(Failure::Line(error)),
+        };
+        heard.map_err(|failure| match failure {
+            Failure::Line(source) => BusError::Ask {
+                path: self.path,
+                source,
+            },
+            Failure::Told(error) => error,
+        })
+    }
+
+    /// All that is to be said, and the number of the call that counts.
+    fn words(&self, method: Method, arguments: &Values) -> (u32, Vec<u8>) {
+        let mut words = GREETING.to_vec();
+        let mut serial = 1;
+        if self.is_bus {
+            let mut jobs = Values::default();
+            jobs.text(JOBS);
+            for (method, arguments) in [
+                (bus("Hello", ""), Values::default()),
+                (bus("AddMatch", "s"), jobs),
+                (manager("Subscribe", ""), Values::default()),
+            ] {
+                words.extend(call(serial, method, &arguments));
+                serial = serial.saturating_add(1);
+            }
+        }
+        words.extend(call(serial, method, arguments));
+        (serial, words)
+    }
+}
+
+enum Failure {
+    Line(io::Error),
+    Told(BusError),
+}
+
+/// Hears the greeting, what was said before the call, and the end of the job that the call has begun: its answer may come
+/// after that.
+fn await_job(source: &mut impl BufRead, serial: u32) -> Result<(), Failure> {
+    greet(source).map_err(Failure::Line)?;
+    let (mut job, mut ended) = (None, Vec::new());
+    loop {
+        match hear(source).map_err(Failure::Line)? {
+            Heard::Return(to, path) if to == serial => job = path,
+            Heard::Error(to, name, message) if to <= serial => {
+                return Err(Failure::Told(BusError::Refused { name, message }));
+            }
+            Heard::JobRemoved(path, result) => ended.push((path, result)),
+            _ => {}
+        }
+        let result = ended.iter().find(|(path, _)| Some(path) == job.as_ref());
+        match result.map(|(_, result)| result.as_str()) {
+            None => {}
+            Some("done") => return Ok(()),
+            Some(other) => return Err(Failure::Told(BusError::Job(other.to_owned()))),
+        }
+    }
+}
+
+/// Reads the other side's half of the greeting.
+fn greet(source: &mut impl BufRead) -> io::Result<()> {
+    loop {
+        let mut line = Vec::new();
+        io::Read::take(&mut *source, MAX_LINE).read_until(b'\n', &mut line)?;
+        match line.split(|byte| byte.is_ascii_whitespace()).next() {
+            Some(b"DATA") => {}
+            Some(b"OK") => return Ok(()),
+            Some(b"") => return Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => {
+                return Err(io::Error::new(
+                    io::ErrorKind::PermissionDenied,
+                    "it does not take this user",
+                ));
+            }
+        }
+    }
+}
