@@ -11,7 +11,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::cgroup::Cgroup;
+use crate::cgroup::{self, Cgroup};
 use crate::error::RuntimeError;
 
 /// Where a container is in its life.
@@ -190,6 +190,14 @@ impl Record {
             "owner": self.owner.to_string(),
             "annotations": self.annotations,
         })
+    }
+
+    /// What systemd sends to all processes of its scope, if it has one, to end it.
+    pub fn stop_signal(&self) -> Option<i32> {
+        match self.cgroup {
+            Some(Cgroup::Scope(_)) => Some(cgroup::STOP),
+            _ => None,
+        }
     }
 
     /// The process that stands for it; 0 once it has stopped.

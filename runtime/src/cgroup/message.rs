@@ -72,6 +72,11 @@ impl Values {
         self.signature("b").number(truth.into());
     }
 
+    /// A number that may be less than zero.
+    pub fn any_number(&mut self, number: i32) {
+        self.signature("i").number(number.cast_unsigned());
+    }
+
     /// An array with one number.
     pub fn any_numbers(&mut self, number: u32) {
         self.signature("au").number(4).number(number);

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 pub use bus::BusError;
 use bus::Line;
+pub use scope::STOP;
 use scope::Scope;
 
 use crate::error::RuntimeError;

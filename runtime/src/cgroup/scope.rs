@@ -9,6 +9,10 @@ use super::message::Values;
 /// What systemd says when a unit is not there.
 const NO_SUCH_UNIT: &str = "org.freedesktop.systemd1.NoSuchUnit";
 
+/// What systemd sends to all processes of a scope that it is to stop. Those that make the microVM do not notice this one
+/// unless they want to, and no engine sends it: the container is ended by its monitor, with its files in order.
+pub const STOP: i32 = libc::SIGURG;
+
 /// A scope's name, and the slice that it is in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Scope {
@@ -20,6 +24,7 @@ pub struct Scope {
 enum Property<'a> {
     Text(&'a str),
     Truth(bool),
+    Number(i32),
     Process(u32),
 }
 
@@ -67,7 +72,7 @@ impl Scope {
 
     /// What systemd is asked to make. Limits are the guest's: it is told of none.
     fn wanted(&self, pid: u32) -> Values {
-        use Property::{Process, Text, Truth};
+        use Property::{Number, Process, Text, Truth};
         let properties = [
             ("Description", Text("Koya container")),
             ("Slice", Text(&self.slice)),
@@ -80,6 +85,7 @@ impl Scope {
             ("IOAccounting", Truth(true)),
             // It ends when its engine says so, also where the host is shut down.
             ("DefaultDependencies", Truth(false)),
+            ("KillSignal", Number(STOP)),
             // Nobody has to clear away one that failed.
             ("CollectMode", Text("inactive-or-failed")),
         ];
@@ -92,6 +98,7 @@ impl Scope {
                 match value {
                     Text(text) => values.any_text(text),
                     Truth(truth) => values.any_truth(*truth),
+                    Number(number) => values.any_number(*number),
                     Process(pid) => values.any_numbers(*pid),
                 }
             })

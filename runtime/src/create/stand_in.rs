@@ -64,10 +64,11 @@ fn live(birth: Birth) -> u8 {
     if send(&creator, &Word::Ready).is_err() || !matches!(receive(&creator), Ok(Word::Go)) {
         return 1;
     }
+    let stop = birth.record.stop_signal();
     match begin(birth, &creator) {
         Ok(monitor) => {
             drop(creator);
-            wait(monitor)
+            wait(monitor, stop)
         }
         Err(error) => fail(&creator, &error),
     }
@@ -136,8 +137,9 @@ fn begin(birth: Birth, creator: &UnixStream) -> Result<Pid, RuntimeError> {
     }
 }
 
-/// Passes signals on to the monitor, a child of this process, until it ends; its exit code.
-pub fn wait(monitor: Pid) -> u8 {
+/// Passes signals on to the monitor, a child of this process, until it ends; its exit code. One is not passed on: the
+/// monitor gets it from the same sender.
+pub fn wait(monitor: Pid, kept: Option<i32>) -> u8 {
     // SAFETY: the set is made by sigfillset before anything reads it.
     let signals = unsafe {
         let mut signals = std::mem::zeroed::<libc::sigset_t>();
@@ -155,7 +157,8 @@ pub fn wait(monitor: Pid) -> u8 {
         }
         let mut which = 0;
         // SAFETY: both live through the call.
-        if unsafe { libc::sigwait(&raw const signals, &raw mut which) } == 0 && which != libc::SIGCHLD {
+        let came = unsafe { libc::sigwait(&raw const signals, &raw mut which) } == 0;
+        if came && which != libc::SIGCHLD && Some(which) != kept {
             // SAFETY: kill takes two numbers and touches no memory.
             unsafe { libc::kill(monitor.as_raw_nonzero().get(), which) };
         }
@@ -175,7 +178,7 @@ mod tests {
         let (sender, receiver) = mpsc::channel();
         // A parent is nobody's child that could be waited for.
         let parent = rustix::process::getppid().unwrap();
-        thread::spawn(move || sender.send(wait(parent)));
+        thread::spawn(move || sender.send(wait(parent, None)));
         assert_eq!(receiver.recv_timeout(Duration::from_secs(20)), Ok(UNKNOWN));
     }
 }

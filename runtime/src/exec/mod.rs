@@ -134,7 +134,7 @@ fn stand_in(job: Job, creator: UnixStream) -> u8 {
     // The streams are the worker's alone.
     drop((job, creator));
     let _ = console::silence();
-    stand_for(worker)
+    stand_for(worker, None)
 }
 
 /// Runs the process; its exit code. `parent` stands for it.

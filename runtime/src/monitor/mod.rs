@@ -54,7 +54,7 @@ pub fn live(birth: Birth, mut go: File) -> u8 {
     let _ = rustix::thread::set_name(c"koya-monitor");
     let _ = go.read_to_end(&mut Vec::new());
     drop(go);
-    let signals = match signals::take() {
+    let signals = match signals::take(birth.record.stop_signal()) {
         Ok(signals) => signals,
         Err(error) => return refuse(&birth, &error),
     };

@@ -14,13 +14,18 @@ use crate::{signal, threads};
 pub(super) struct Taken(Arc<Mutex<Option<Sender<i32>>>>);
 
 /// Takes this process's signals from now on. Until there is a container, those that end a process end this one, and with
-/// it all that it made.
-pub(super) fn take() -> Result<Taken, RuntimeError> {
+/// it all that it made. `stop` is the one by which systemd asks the container to end.
+pub(super) fn take(stop: Option<i32>) -> Result<Taken, RuntimeError> {
     let taken = Taken::default();
     let shared = taken.clone();
     let mut signals = Signals::new(signal::passed_on()).map_err(RuntimeError::system("take signals"))?;
     let work = move || {
         for number in signals.forever() {
+            let number = if Some(number) == stop {
+                libc::SIGTERM
+            } else {
+                number
+            };
             let receiver = shared.0.lock().unwrap_or_else(PoisonError::into_inner);
             match &*receiver {
                 Some(receiver) => _ = receiver.send(number),

@@ -5,12 +5,14 @@
 mod bundle;
 mod crash;
 mod disks;
+mod host;
 mod life;
 mod lines;
 mod options;
 mod pods;
 mod rootless;
 mod run;
+mod scope;
 mod setup;
 mod systemd;
 mod terminal;
