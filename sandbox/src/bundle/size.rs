@@ -16,12 +16,21 @@ const KINDS: [&str; 2] = [
 const POD: &str = "sandbox";
 /// Others begin a pod with a program that does nothing but stay: podman's, and that of Kubernetes.
 const PAUSES: [&[&str]; 2] = [&["/catatonit", "-P"], &["/pause"]];
-/// What containerd adds up of a pod's limits: bytes, and microseconds of processor time in each period.
-const POD_MEMORY: &str = "io.kubernetes.cri.sandbox-memory";
-const POD_QUOTA: &str = "io.kubernetes.cri.sandbox-cpu-quota";
-const POD_PERIOD: &str = "io.kubernetes.cri.sandbox-cpu-period";
+/// What is added up of a pod's limits: bytes, and microseconds of processor time in each period. containerd has an annotation
+/// for each, CRI-O one with all of them as JSON.
+const POD_MEMORY: Sum = ("io.kubernetes.cri.sandbox-memory", "memory_limit_in_bytes");
+const POD_QUOTA: Sum = ("io.kubernetes.cri.sandbox-cpu-quota", "cpu_quota");
+const POD_PERIOD: Sum = ("io.kubernetes.cri.sandbox-cpu-period", "cpu_period");
+/// CRI-O's, by its new name and by the old one.
+const POD_RESOURCES: [&str; 2] = [
+    "pod-linux-resources.crio.io",
+    "io.kubernetes.cri-o.PodLinuxResources",
+];
 /// What kernel and agent need beside the container's memory, in MiB.
 const BESIDE: u64 = 96;
+
+/// By which annotation containerd tells a sum, and by which field CRI-O.
+type Sum = (&'static str, &'static str);
 
 /// How large a microVM is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,15 +71,25 @@ impl Size {
 }
 
 /// A limit, if there is one: of the container, or of the pod whose first container it is.
-fn limit(config: &Config, group: &str, name: &str, of_pod: &str) -> Option<u64> {
+fn limit(config: &Config, group: &str, name: &str, of_pod: Sum) -> Option<u64> {
     let number = match is_pod(config) {
-        true => text(config, of_pod)?.parse().ok(),
+        true => sum(config, of_pod),
         false => {
             let resources = config.get("linux")?.get("resources")?;
             resources.get(group)?.get(name)?.as_i64()
         }
     };
     u64::try_from(number?).ok().filter(|&number| number > 0)
+}
+
+/// What an engine of Kubernetes has added up for a pod.
+fn sum(config: &Config, (annotation, field): Sum) -> Option<i64> {
+    if let Some(told) = text(config, annotation) {
+        return told.parse().ok();
+    }
+    let all = POD_RESOURCES.iter().find_map(|name| text(config, name))?;
+    let all: Value = serde_json::from_str(all).ok()?;
+    all.get(field)?.as_i64()
 }
 
 fn text<'a>(config: &'a Config, annotation: &str) -> Option<&'a str> {
@@ -194,5 +213,17 @@ mod tests {
         );
         let single = json!({ "annotations": { "io.kubernetes.cri.container-type": "container" } });
         assert_eq!(size(&single), (1, USUAL_MEMORY));
+    }
+
+    #[test]
+    fn a_pod_of_cri_o_is_as_large_as_it_says_in_json() {
+        let pod = |name: &str, text: &str| json!({ "annotations": { "io.kubernetes.cri-o.ContainerType": "sandbox", (name): text } });
+        let some = r#"{"cpu_period":100000,"cpu_quota":250000,"cpu_shares":2048,"memory_limit_in_bytes":1073741824}"#;
+        for name in POD_RESOURCES {
+            assert_eq!(size(&pod(name, some)), (3, 1024 + BESIDE), "{name}");
+            for none in ["{}", "[", "7", r#"{"memory_limit_in_bytes":-1,"cpu_quota":"x"}"#] {
+                assert_eq!(size(&pod(name, none)), (1, USUAL_POD_MEMORY), "{name} {none}");
+            }
+        }
     }
 }
