@@ -19,6 +19,7 @@ mod containerd;
 mod disk;
 mod docker;
 mod doors;
+mod foreign;
 mod fs;
 mod guest;
 mod koya;

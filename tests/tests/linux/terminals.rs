@@ -12,7 +12,7 @@ pub const LISTENER: &str = r#"
     while :; do
         until read -r line; do :; done
         case $line in
-        size*) until test "$line" = "size $(stty size)"; do sleep 0.1; done; echo right;;
+        size*) until test "$line" = "size $(stty size 2> /dev/null)"; do sleep 0.1; done; echo right;;
         watch) trap 'echo now $(stty size)' WINCH; trap 'echo interrupted; exit 5' INT; tty; echo watching;;
         *) echo "heard $line";;
         esac
@@ -75,10 +75,20 @@ impl Session {
     }
 }
 
+/// An engine's client.
+pub struct Client<'a> {
+    /// It with these words.
+    pub command: &'a dyn Fn(&[&str]) -> Command,
+    /// How it ends when somebody leaves what he has attached to.
+    pub leaves: i32,
+    /// How it ends when he has attached to a container that ends with 5.
+    pub stays: i32,
+}
+
 /// Talks with a container `name` that is made with these words, which end in a program that is [`LISTENER`]: who has begun
-/// it, who enters it, who attaches to it, whose client says by `last` that the container has ended with 5. All that the
-/// screens have shown.
-pub fn conversation(engine: &dyn Fn(&[&str]) -> Command, name: &str, run: &[&str], last: i32) -> Vec<String> {
+/// it, who enters it, who attaches to it. All that the screens have shown; the container has ended with 5 then.
+pub fn conversation(client: &Client, name: &str, run: &[&str]) -> Vec<String> {
+    let engine = client.command;
     let mut first = Session::begin(engine(run), 33, 101);
     first.says(b"size 33 101\n", "right\r\n");
     first.says(b"watch\n", "watching\r\n");
@@ -102,9 +112,16 @@ pub fn conversation(engine: &dyn Fn(&[&str]) -> Command, name: &str, run: &[&str
     let mut attached = Session::begin(engine(&keys), 20, 77);
     attached.terminal.expect("now 20 77\r\n");
     attached.says(b"again\n", "heard again\r\n");
-    shown.push(attached.ends(b"\x01x", 0));
+    shown.push(attached.ends(b"\x01x", client.leaves));
     let mut attached = Session::begin(engine(&["attach", name]), 20, 77);
     attached.says(b"still there\n", "heard still there\r\n");
-    shown.push(attached.ends(CTRL_C, last));
-    shown
+    shown.push(attached.ends(CTRL_C, client.stays));
+    shown.iter().map(|text| without_sizes(text)).collect()
+}
+
+/// A text without the lines that tell of a changed size: one client tells a container twice, to have it draw all again, and
+/// signals of the same number are one.
+fn without_sizes(text: &str) -> String {
+    let lines = text.split_inclusive('\n');
+    lines.filter(|line| !line.starts_with("now ")).collect()
 }

@@ -18,6 +18,7 @@ mod systemd;
 mod terminal;
 mod turns;
 mod userns;
+mod workloads;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};

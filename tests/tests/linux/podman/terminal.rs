@@ -1,7 +1,7 @@
 //! Containers and processes at a terminal: `-it`.
 
 use super::{IMAGE, Podman, is_nothing_left, until};
-use crate::terminals::{LISTENER, conversation};
+use crate::terminals::{Client, LISTENER, conversation};
 
 #[test]
 fn at_a_terminal_a_container_is_as_with_crun() {
@@ -20,7 +20,12 @@ fn at_a_terminal_a_container_is_as_with_crun() {
             "-c",
             LISTENER,
         ];
-        let shown = conversation(&|words| user.podman(runtime, words), name, &words, 0);
+        let client = Client {
+            command: &|words| user.podman(runtime, words),
+            leaves: 0,
+            stays: 0,
+        };
+        let shown = conversation(&client, name, &words);
         shown
             .into_iter()
             .map(|text| text.replace(name, "{}"))

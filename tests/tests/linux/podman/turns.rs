@@ -4,6 +4,8 @@ use std::fs;
 use std::process::Stdio;
 use std::thread;
 
+use koya_tests::vm::Vm;
+
 use super::{IMAGE, Podman, is_nothing_left, until};
 use crate::support::{Said, fed, succeed};
 
@@ -88,10 +90,17 @@ fn turn_after_turn_is_as_with_crun() {
     let mut differences = Vec::new();
     lines(&user, &BEFORE, &mut differences);
     until("they do not begin", || logs_have(&user, "begun"));
+    let followers = ["crun", "koya"].map(|name| Follower::of(&user, name));
     lines(&user, &WHILE, &mut differences);
     until("the signal does not arrive", || logs_have(&user, "heard"));
+    for follower in &followers {
+        follower.shows("heard\n");
+    }
     streams(&user, &mut differences);
     whoever_is_attached_sees_the_end(&user, &mut differences);
+    let followed = followers.map(Follower::ends);
+    assert!(followed[1].0.ends_with("bye\n"), "{followed:?}");
+    assert_eq!(followed[1], followed[0], "podman logs --follow");
     lines(&user, &AFTER, &mut differences);
     assert!(differences.is_empty(), "{}", differences.join("\n"));
     until("something is left of the containers", is_nothing_left);
@@ -200,4 +209,29 @@ fn whoever_is_attached_sees_the_end(user: &Podman, differences: &mut Vec<String>
     });
     assert!(seen[1].out.starts_with("bye\n"), "{:?}", seen[1]);
     note("attach {}", seen, differences);
+}
+
+/// `podman logs --follow` of a container that has begun.
+struct Follower(Vm);
+
+impl Follower {
+    fn of(user: &Podman, name: &str) -> Self {
+        let runtime = &user.both()[usize::from(name == "koya")];
+        let mut command = user.podman(runtime, &["logs", "--follow", name]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let follower = Self(Vm::spawn_as_it_is(command));
+        follower.shows("begun\n");
+        follower
+    }
+
+    /// Waits until a line has come.
+    fn shows(&self, line: &str) {
+        self.0.expect(line);
+    }
+
+    /// Ends by itself with the container; all that it has shown, and its exit code.
+    fn ends(mut self) -> (String, Option<i32>) {
+        let code = self.0.wait().code();
+        (self.0.console.text(), code)
+    }
 }
