@@ -3,11 +3,12 @@
 use std::fs;
 use std::process::Stdio;
 
+use koya_tests::vm::Vm;
+
 use super::{BOTH, Docker, IMAGE, pids_of, until};
 
 /// Serves a folder, says so, and ends well when asked to.
-const SERVER: &str =
-    "trap 'echo ending; exit 9' TERM; echo begun; httpd -p 80 -h /data; while :; do sleep 1; done";
+const SERVER: &str = "trap 'echo heard' USR1; trap 'echo ending; exit 9' TERM; echo begun; httpd -p 80 -h /data; while :; do sleep 1; done";
 /// Where they publish it, in the order of the runtimes.
 const PORTS: [&str; 2] = ["18090", "18091"];
 
@@ -111,6 +112,12 @@ fn limits(engine: &Docker) {
 }
 
 fn ends(engine: &Docker) {
+    let mut following = engine.docker(&["logs", "--follow", "koya"]);
+    following.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut following = Vm::spawn_as_it_is(following);
+    following.expect("begun\r\n");
+    engine.done(&["kill", "--signal", "USR1", "koya"]);
+    following.expect("heard\r\n");
     let state = || {
         engine.done(&[
             "inspect",
@@ -123,7 +130,10 @@ fn ends(engine: &Docker) {
     assert_eq!(state(), "paused 0\n");
     engine.done(&["unpause", "koya"]);
     engine.done(&["stop", "koya"]);
-    assert_eq!(engine.done(&["logs", "koya"]), "begun\r\nending\r\n");
+    following.expect_exit(0);
+    let said = "begun\r\nheard\r\nending\r\n";
+    assert_eq!(following.console.text(), said);
+    assert_eq!(engine.done(&["logs", "koya"]), said);
     assert_eq!(state(), "exited 9\n");
     until("something is left of a stopped container", || {
         engine.is_nothing_left()

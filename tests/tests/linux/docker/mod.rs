@@ -3,9 +3,11 @@
 //!
 //! The engine is Debian's, and starts slowly where KVM is emulated: one of them serves all command lines.
 
+mod crash;
 mod life;
 mod networks;
 mod run;
+mod terminal;
 
 use std::fs;
 use std::os::unix::process::CommandExt;
@@ -42,6 +44,16 @@ fn docker_runs_containers_in_microvms_as_it_does_with_runc() {
     run::what_a_microvm_cannot_have_is_told(&engine);
     life::a_container_lives_as_with_runc(&engine);
     life::a_microvm_that_is_killed_is_a_dead_container(&engine);
+    engine.ends();
+}
+
+#[test]
+fn docker_talks_to_containers_and_sees_them_die() {
+    let engine = Docker::new();
+    run::images_are_built_by_commands_in_microvms(&engine);
+    run::a_privileged_container_has_none_of_the_hosts_devices(&engine);
+    terminal::at_a_terminal_a_container_is_as_with_runc(&engine);
+    crash::whatever_is_killed_under_load_the_engine_sees_the_container_dead(&engine);
     engine.ends();
 }
 

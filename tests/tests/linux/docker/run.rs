@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use crate::foreign::Disk;
 use crate::support::fed;
 
 use super::{BOTH, Docker, IMAGE, until};
@@ -61,4 +62,22 @@ pub(super) fn what_a_microvm_cannot_have_is_told(engine: &Docker) {
     until("something is left of what was refused", || {
         engine.is_nothing_left()
     });
+}
+
+pub(super) fn a_privileged_container_has_none_of_the_hosts_devices(engine: &Docker) {
+    let disk = Disk::new();
+    let [runc, koya] = BOTH.map(|runtime| {
+        let search = disk.search();
+        let mut words = vec!["run", "--rm", "--privileged", "--runtime", runtime];
+        words.extend(["--network", "none", IMAGE]);
+        words.extend(search.iter().map(String::as_str));
+        engine.said(&words)
+    });
+    // The program finds what is there.
+    assert_eq!((runc.out.as_str(), runc.code), (Disk::FOUND, Some(0)), "{runc:?}");
+    assert_eq!(
+        (koya.out.as_str(), koya.code),
+        (Disk::NOT_FOUND, Some(0)),
+        "{koya:?}"
+    );
 }
