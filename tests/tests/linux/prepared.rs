@@ -4,14 +4,22 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use koya_tests::bench::host::{Host, KvmKind};
+
 use crate::support::run;
 
 /// Writes and speaks all the time. Told so by a file, it has the guest's kernel panic, as it does when its first process, the
 /// agent, dies.
 pub const WRITER: &str = "while :; do dd if=/dev/zero of=/data/file bs=64k count=16 conv=fsync 2> /dev/null; echo more; \
                       test -e /data/die && echo c > /proc/sysrq-trigger; done";
-/// On a machine it is two seconds; an emulated one may be ten times as slow, and busy.
-pub const SOON: Duration = Duration::from_secs(40);
+
+/// How long an engine may take to see that a container is dead. An emulated machine may be ten times as slow, and busy.
+pub fn soon() -> Duration {
+    match Host::look().kvm {
+        KvmKind::Hardware => Duration::from_secs(2),
+        _ => Duration::from_secs(40),
+    }
+}
 
 pub struct Prepared {
     name: &'static str,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::life::{is, listen, task};
 use super::{Containerd, IMAGE, KOYA, PATIENCE, kill, pids_of, until};
-use crate::prepared::{Prepared, SOON, WRITER};
+use crate::prepared::{Prepared, WRITER, soon};
 
 pub(super) fn whatever_is_killed_the_task_is_dead(engine: &Containerd) {
     let network = Prepared::new("koya-tasks");
@@ -38,7 +38,7 @@ pub(super) fn whatever_is_killed_the_task_is_dead(engine: &Containerd) {
         }
         let took = start.elapsed();
         println!("{victim}: containerd tells the end after {} ms", took.as_millis());
-        assert!(took < SOON, "{victim}: {took:?}");
+        assert!(took < soon(), "{victim}: {took:?}");
         let exit = exit().unwrap();
         assert!(exit.contains("\"exit_status\":137"), "{victim}: {exit}");
         // Without its shim, a task is known no more.
