@@ -1,8 +1,10 @@
 //! A line to systemd: its own socket, or the bus where it has a name.
 //!
 //! ```text
-//!  ► \0 AUTH EXTERNAL, DATA, BEGIN, calls …       all at once: nothing that is said depends on an answer
-//!  ◄ DATA, OK …, an answer to each call, signals
+//!  ► \0 AUTH EXTERNAL, DATA, BEGIN       at once, as systemd's own programs do
+//!  ◄ DATA, OK …
+//!  ► calls …                             not earlier: systemd does not look again at what it has read with the greeting
+//!  ◄ an answer to each call, signals
 //! ```
 
 use std::io::{self, BufRead, BufReader, Write};
@@ -15,7 +17,7 @@ use koya_sandbox::rights;
 use super::message::{Heard, Method, Values, call, hear};
 
 /// How long systemd may stay silent. It is while it reloads its units.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(25);
 /// Longest line of the greeting.
 const MAX_LINE: u64 = 1 << 10;
 /// Who one is: the kernel has told the other side, and a user namespace knows it by another number.
@@ -120,13 +122,9 @@ impl Line {
     ///
     /// # Errors
     /// [`BusError`]
-    pub fn ask(mut self, method: Method, arguments: &Values) -> Result<(), BusError> {
+    pub fn ask(self, method: Method, arguments: &Values) -> Result<(), BusError> {
         let (serial, words) = self.words(method, arguments);
-        let heard = match self.stream.write_all(&words) {
-            Ok(()) => await_job(&mut BufReader::new(&self.stream), serial),
-            Err(error) => Err(Failure::Line(error)),
-        };
-        heard.map_err(|failure| match failure {
+        self.say(serial, &words).map_err(|failure| match failure {
             Failure::Line(source) => BusError::Ask {
                 path: self.path,
                 source,
@@ -135,9 +133,18 @@ impl Line {
         })
     }
 
-    /// All that is to be said, and the number of the call that counts.
+    /// Says it, and waits for the end of the job that the call with this number begins.
+    fn say(&self, serial: u32, words: &[u8]) -> Result<(), Failure> {
+        let mut source = BufReader::new(&self.stream);
+        (&self.stream).write_all(GREETING)?;
+        greet(&mut source)?;
+        (&self.stream).write_all(words)?;
+        await_job(&mut source, serial)
+    }
+
+    /// All calls, and the number of the one that counts.
     fn words(&self, method: Method, arguments: &Values) -> (u32, Vec<u8>) {
-        let mut words = GREETING.to_vec();
+        let mut words = Vec::new();
         let mut serial = 1;
         if self.is_bus {
             let mut jobs = Values::default();
@@ -161,13 +168,17 @@ enum Failure {
     Told(BusError),
 }
 
-/// Hears the greeting, what was said before the call, and the end of the job that the call has begun: its answer may come
-/// after that.
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Line(error)
+    }
+}
+
+/// Hears the answers, and the end of the job that the call has begun: its answer may come after that.
 fn await_job(source: &mut impl BufRead, serial: u32) -> Result<(), Failure> {
-    greet(source).map_err(Failure::Line)?;
     let (mut job, mut ended) = (None, Vec::new());
     loop {
-        match hear(source).map_err(Failure::Line)? {
+        match hear(source)? {
             Heard::Return(to, path) if to == serial => job = path,
             Heard::Error(to, name, message) if to <= serial => {
                 return Err(Failure::Told(BusError::Refused { name, message }));

@@ -24,6 +24,8 @@ exec env -i container=koya PATH=$PATH SYSTEMD_UNIT_PATH=/run/systemd/transient:$
 
 /// One that is up.
 pub struct Systemd {
+    /// With its units.
+    #[allow(dead_code, reason = "held, not used")]
     home: Scratch,
     outside: Child,
     cgroup: PathBuf,
@@ -53,6 +55,8 @@ impl Systemd {
             .env("CGROUP", &cgroup)
             .env("UNITS", home.path("units"))
             .stdin(Stdio::null())
+            // It complains of how it is ended.
+            .stderr(Stdio::null())
             .spawn()
             .unwrap();
         let children = format!("/proc/{0}/task/{0}/children", outside.id());
