@@ -14,7 +14,7 @@ use crate::support::{Said, fed, install_for_users, pids_of, run, succeed, until}
 const NAME: &str = "koya-podman";
 
 /// Somebody with a home, an installation that he can read, and an image.
-struct Somebody {
+pub(super) struct Somebody {
     home: Scratch,
     uid: u32,
     /// The first of his subordinate ids.
@@ -22,7 +22,7 @@ struct Somebody {
 }
 
 impl Somebody {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let home = Scratch::new();
         fs::set_permissions(home.path(""), fs::Permissions::from_mode(0o755)).unwrap();
         let his = home.path("his");
@@ -72,11 +72,11 @@ impl Somebody {
         assert_eq!(said.code, Some(0), "{said:?}");
     }
 
-    fn his(&self, path: &str) -> PathBuf {
+    pub(super) fn his(&self, path: &str) -> PathBuf {
         self.home.path("his").join(path)
     }
 
-    fn runtimes(&self) -> [String; 2] {
+    pub(super) fn runtimes(&self) -> [String; 2] {
         let koya = self.home.path("bin/koya-runtime");
         ["crun".to_owned(), koya.to_str().unwrap().to_owned()]
     }
@@ -99,7 +99,7 @@ impl Somebody {
     }
 
     /// What it says, without lines of podman's log, which tell the time.
-    fn said(&self, runtime: &str, words: &[&str]) -> Said {
+    pub(super) fn said(&self, runtime: &str, words: &[&str]) -> Said {
         let mut said = Said::of(&self.podman(runtime, words).output().unwrap());
         let lines = said.errors.lines().filter(|line| !line.starts_with("time="));
         said.errors = without_ids(&lines.collect::<Vec<_>>().join("\n")).replace(runtime, "{}");
@@ -124,7 +124,7 @@ impl Somebody {
         fs::metadata(self.his(path)).unwrap().uid()
     }
 
-    fn has_nothing_left(&self) -> bool {
+    pub(super) fn has_nothing_left(&self) -> bool {
         let states = fs::read_dir(self.his("run/koya-runtime"))
             .into_iter()
             .flatten()
