@@ -7,13 +7,15 @@ use std::path::{Path, PathBuf};
 
 use libcontainer::container::Container;
 use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::error::LibcontainerError;
+use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::syscall::syscall::SyscallType;
 
 use super::causes::Causes;
 use super::identity::limit;
 use super::program::{Program, failure_of};
 use super::room::Room;
-use super::{Kind, Outcome};
+use super::{Failure, Kind, Outcome};
 
 /// Creates a container whose first process waits to be started.
 pub fn create(id: String, bundle: PathBuf, root: PathBuf, console: Option<PathBuf>, room: Room) -> Outcome {
@@ -21,12 +23,21 @@ pub fn create(id: String, bundle: PathBuf, root: PathBuf, console: Option<PathBu
     let process = program.process().clone();
     // Without them, an error is told as far as libcontainer tells it.
     let causes = Causes::collect().ok();
-    let failed = |error: libcontainer::error::LibcontainerError| {
+    let config = bundle.join("config.json");
+    let failed = |error: LibcontainerError| {
         let mut failure = failure_of("create the container", &error);
         if failure.kind == Kind::Runtime
             && let Some(cause) = causes.as_ref().and_then(Causes::first)
         {
             failure.message = format!("cannot create the container: {cause}");
+        }
+        match error {
+            LibcontainerError::InvalidSpec(_) => failure.kind = Kind::Invalid,
+            // It does not say which, and may have failed for another reason.
+            _ if failure.message.contains("procfs") => {
+                failure = unknown_parameter(&config).unwrap_or(failure)
+            }
+            _ => {}
         }
         failure
     };
@@ -49,8 +60,26 @@ pub fn create(id: String, bundle: PathBuf, root: PathBuf, console: Option<PathBu
 
 /// Has the first process of a container run its program.
 pub fn start(folder: &Path) -> Outcome {
-    let failed = |error: libcontainer::error::LibcontainerError| failure_of("start the container", &error);
+    let failed = |error: LibcontainerError| failure_of("start the container", &error);
     let mut container = Container::load(folder.to_path_buf()).map_err(failed)?;
     container.start().map_err(failed)?;
     Ok((0, None))
+}
+
+/// The first kernel parameter of `config.json` that this kernel does not have.
+fn unknown_parameter(config: &Path) -> Option<Failure> {
+    let spec = Spec::load(config).ok()?;
+    let named = spec.linux().as_ref()?.sysctl().as_ref()?;
+    let mut unknown: Vec<_> = named
+        .keys()
+        .filter(|name| !Path::new("/proc/sys").join(name.replace('.', "/")).exists())
+        .collect();
+    unknown.sort();
+    let name = unknown.first()?;
+    Some(Failure::new(
+        Kind::Invalid,
+        format!(
+            "config.json: linux.sysctl names {name:?}, which the guest's kernel does not have; leave it out"
+        ),
+    ))
 }
