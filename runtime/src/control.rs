@@ -4,7 +4,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use koya_sandbox::sockets;
+use koya_sandbox::{Kind, sockets};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -53,7 +53,49 @@ pub enum Answer {
     /// It is done; null, or what was asked for.
     Done(Value),
     /// It is not.
-    Failed(String),
+    Failed(Told),
+}
+
+/// What another process of a container says of its failure.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+#[serde(from = "Heard")]
+pub struct Told {
+    /// What kind of error it is.
+    pub kind: Kind,
+    /// What was wrong, in one line.
+    pub message: String,
+}
+
+impl Told {
+    /// Something of a kind.
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self { kind, message }
+    }
+}
+
+impl From<&RuntimeError> for Told {
+    fn from(error: &RuntimeError) -> Self {
+        Self::new(error.kind(), error.one_line())
+    }
+}
+
+/// The same, as monitors say it that were started by this version, and by those before it.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Heard {
+    Told { kind: Kind, message: String },
+    Text(String),
+}
+
+impl From<Heard> for Told {
+    fn from(heard: Heard) -> Self {
+        match heard {
+            Heard::Told { kind, message } => Self { kind, message },
+            Heard::Text(message) => Self::new(Kind::Other, message),
+        }
+    }
 }
 
 /// The monitor's socket in a container's folder.
@@ -72,7 +114,7 @@ pub fn ask(folder: &Path, id: &str, request: &Request) -> Result<Value, RuntimeE
     let _ = send(&stream, request);
     match receive(&stream).map_err(gone)? {
         Answer::Done(value) => Ok(value),
-        Answer::Failed(message) => Err(RuntimeError::Told(message)),
+        Answer::Failed(told) => Err(told.into()),
     }
 }
 
@@ -119,19 +161,31 @@ mod tests {
     }
 
     #[test]
+    fn a_failure_keeps_its_kind_and_those_before_had_none() {
+        let told = Answer::Failed(Told::new(Kind::Exists, "it is there"));
+        let text = serde_json::to_string(&told).unwrap();
+        assert_eq!(serde_json::from_str::<Answer>(&text).unwrap(), told);
+        let before = serde_json::from_str::<Answer>(r#"{"failed":"no luck"}"#).unwrap();
+        assert_eq!(before, Answer::Failed(Told::new(Kind::Other, "no luck")));
+    }
+
+    #[test]
     fn who_is_refused_unheard_is_told_so() {
         let folder = std::env::temp_dir().join(format!("koya-control-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let listener = sockets::listen(&socket(&folder)).unwrap();
         let refusing = std::thread::spawn(move || {
             let (stream, _) = listener.accept().unwrap();
-            send(&stream, &Answer::Failed("try again".to_owned())).unwrap();
+            send(&stream, &Answer::Failed(Told::new(Kind::Limit, "try again"))).unwrap();
         });
         // More than the socket holds, so that it cannot all be sent.
         let request = Request::Update("x".repeat(1 << 20).into());
-        let error = ask(&folder, "web", &request).unwrap_err().one_line();
+        let error = ask(&folder, "web", &request).unwrap_err();
         refusing.join().unwrap();
         std::fs::remove_dir_all(&folder).unwrap();
-        assert!(error.contains("try again"), "{error}");
+        assert_eq!(
+            (error.kind(), error.one_line().as_str()),
+            (Kind::Limit, "try again")
+        );
     }
 }

@@ -13,9 +13,10 @@ use koya_sandbox::parts::PartsError;
 use koya_sandbox::settings::SettingsError;
 use koya_sandbox::signals::SignalError;
 use koya_sandbox::volumes::VolumeError;
-use koya_sandbox::{DeviceError, StartError};
+use koya_sandbox::{DeviceError, Kind, StartError};
 
 use crate::cgroup::BusError;
+use crate::control::Told;
 use crate::record::Status;
 
 /// A command failed.
@@ -24,6 +25,14 @@ pub enum RuntimeError {
     /// The bundle cannot be run.
     #[error(transparent)]
     Bundle(#[from] BundleError),
+    /// There is no bundle where one was said to be.
+    #[error("cannot use the bundle {path:?}")]
+    NoBundle {
+        /// Its folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// No container has this id. Engines know a container that is gone by these words.
     #[error("container '{0}' does not exist")]
     Unknown(String),
@@ -51,6 +60,16 @@ pub enum RuntimeError {
     /// A file cannot be read or written.
     #[error("cannot {act} {path:?}")]
     File {
+        /// What was to be done with it.
+        act: &'static str,
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file that was named on the command line cannot be read, or says nothing.
+    #[error("cannot {act} {path:?}")]
+    Given {
         /// What was to be done with it.
         act: &'static str,
         /// Which.
@@ -125,8 +144,8 @@ pub enum RuntimeError {
     #[error(transparent)]
     Agent(#[from] ClientError),
     /// What the monitor, or the process that starts another one, says.
-    #[error("{0}")]
-    Told(String),
+    #[error(transparent)]
+    Told(#[from] Told),
     /// It said nothing.
     #[error("the monitor of container '{0}' has ended; its microVM is gone")]
     Gone(String),
@@ -142,6 +161,53 @@ impl RuntimeError {
     /// For [`Result::map_err`].
     pub fn system<E: Into<io::Error>>(act: &'static str) -> impl FnOnce(E) -> Self {
         move |source| Self::System(act, source.into())
+    }
+
+    /// For [`Result::map_err`].
+    pub fn given<E: Into<io::Error>>(act: &'static str, path: &Path) -> impl FnOnce(E) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Given {
+            act,
+            path,
+            source: source.into(),
+        }
+    }
+
+    /// What kind of error it is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Bundle(error) => error.kind(),
+            Self::Namespace(error) | Self::Takeover(TakeoverError::Namespace(error)) => error.kind(),
+            Self::Start(error) => error.kind(),
+            Self::Agent(error) => error.kind().map_or(Kind::Gone, Kind::from),
+            Self::Told(told) => told.kind,
+            Self::Unknown(_) | Self::Volume(VolumeError::Missing { .. }) => Kind::NotFound,
+            Self::NoBundle { source, .. } | Self::Given { source, .. }
+                if source.kind() == io::ErrorKind::NotFound =>
+            {
+                Kind::NotFound
+            }
+            Self::Exists(_) => Kind::Exists,
+            Self::State { .. } | Self::Device(DeviceError::Taken(_)) => Kind::State,
+            Self::Id(_)
+            | Self::NoBundle { .. }
+            | Self::Given { .. }
+            | Self::NoConsoleSocket
+            | Self::NoTerminal
+            | Self::ConsoleSocket { .. }
+            | Self::Cgroup(_)
+            | Self::Signal(_)
+            | Self::Process(_) => Kind::Invalid,
+            Self::Settings(_) | Self::Parts(_) | Self::Takeover(TakeoverError::Tap { .. }) => Kind::Host,
+            Self::Gone(_) => Kind::Gone,
+            Self::Device(_)
+            | Self::File { .. }
+            | Self::Unreadable(..)
+            | Self::System(..)
+            | Self::Hook { .. }
+            | Self::Volume(_)
+            | Self::Takeover(_) => Kind::Other,
+        }
     }
 
     /// It and its causes in one line. Engines find in it why a program could not be run, and choose their exit code by
@@ -166,5 +232,55 @@ impl RuntimeError {
         text.chars()
             .map(|shown| if shown.is_control() { ' ' } else { shown })
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use koya_proto::error::AgentError;
+
+    use super::*;
+
+    #[test]
+    fn each_error_is_of_the_kind_that_those_who_ask_expect() {
+        let missing = || io::Error::from(io::ErrorKind::NotFound);
+        let path = || PathBuf::from("/no/such");
+        let web = || "web".to_owned();
+        let agent = |kind| RuntimeError::from(ClientError::Agent(AgentError::new(kind, "no")));
+        let version = BundleError::Version("9.9.9".to_owned());
+        let state = RuntimeError::State {
+            id: web(),
+            status: Status::Stopped,
+            wanted: "running",
+            verb: "paused",
+        };
+        let unread = BundleError::Read {
+            path: path(),
+            source: missing(),
+        };
+        for (error, kind) in [
+            (RuntimeError::from(version), Kind::Invalid),
+            (RuntimeError::from(unread), Kind::NotFound),
+            (RuntimeError::given("read", &path())(missing()), Kind::NotFound),
+            (
+                RuntimeError::given("understand", &path())(io::Error::other("no JSON")),
+                Kind::Invalid,
+            ),
+            // It is a file of ours that is gone, and nothing that somebody named.
+            (RuntimeError::file("read", &path())(missing()), Kind::Other),
+            (RuntimeError::Unknown(web()), Kind::NotFound),
+            (RuntimeError::Exists(web()), Kind::Exists),
+            (RuntimeError::Id("a/b".to_owned()), Kind::Invalid),
+            (state, Kind::State),
+            (RuntimeError::NoConsoleSocket, Kind::Invalid),
+            (RuntimeError::Gone(web()), Kind::Gone),
+            (RuntimeError::from(PartsError::NoVirtiofsd), Kind::Host),
+            (agent(ErrorKind::ERROR_KIND_NOT_FOUND), Kind::NotFound),
+            (agent(ErrorKind::ERROR_KIND_EXECUTABLE_MISSING), Kind::NoProgram),
+            (agent(ErrorKind::ERROR_KIND_STORAGE), Kind::Other),
+            (Told::new(Kind::Limit, "too many").into(), Kind::Limit),
+        ] {
+            assert_eq!(error.kind(), kind, "{error}");
+        }
     }
 }

@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 use crate::args::EventsArgs;
 use crate::control::{Request, ask};
 use crate::error::RuntimeError;
+use crate::lifecycle::want;
+use crate::record::Status;
 use crate::{Context, print};
 
 /// `events`
@@ -16,7 +18,9 @@ use crate::{Context, print};
 /// [`RuntimeError`]
 pub fn events(context: &Context, args: &EventsArgs) -> Result<(), RuntimeError> {
     let folder = context.store.folder(&args.id);
-    context.store.load(&args.id)?;
+    let alive = [Status::Created, Status::Running, Status::Paused];
+    let record = context.store.load(&args.id)?;
+    want(&record, &alive, "created or running", "asked what it uses")?;
     loop {
         let data = match ask(&folder, &args.id, &Request::Stats) {
             // It has ended, and with it its events.

@@ -1,5 +1,6 @@
 //! `features`: what this runtime can do (OCI runtime specification, section "Features Structure").
 
+use koya_sandbox::settings::Annotation;
 use serde_json::json;
 
 use crate::error::RuntimeError;
@@ -29,7 +30,7 @@ pub fn features() -> Result<(), RuntimeError> {
         ],
         "linux": {
             "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
-            "capabilities": null,
+            "capabilities": koya_sandbox::container::capabilities().collect::<Vec<_>>(),
             "cgroup": { "v1": false, "v2": true, "systemd": true, "systemdUser": true, "rdma": false },
             "seccomp": {
                 "enabled": true,
@@ -50,6 +51,7 @@ pub fn features() -> Result<(), RuntimeError> {
             "intelRdt": { "enabled": false },
             "mountExtensions": { "idmap": { "enabled": false } },
         },
+        "potentiallyUnsafeConfigAnnotations": Annotation::ALL.map(Annotation::name),
         "annotations": { "dev.koya.runtime.version": env!("CARGO_PKG_VERSION") },
     });
     print(&format!("{features:#}"))

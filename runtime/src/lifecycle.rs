@@ -3,12 +3,12 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use koya_sandbox::signals;
+use koya_sandbox::{Kind, signals};
 use rustix::process::Signal;
 
 use crate::args::{DeleteArgs, KillArgs};
 use crate::cgroup::Cgroup;
-use crate::control::{Request, ask};
+use crate::control::{Request, Told, ask};
 use crate::error::RuntimeError;
 use crate::record::{Process, Record, Status, TakenOver};
 use crate::{Context, hooks, house, print};
@@ -121,10 +121,11 @@ pub fn remove(context: &Context, id: &str, force: bool) -> Result<(), RuntimeErr
         process.signal(Signal::KILL);
     }
     if !context.store.await_end(id, PATIENCE) {
-        return Err(RuntimeError::Told(format!(
+        let message = format!(
             "container '{id}' was killed and has not ended after {} s",
             PATIENCE.as_secs()
-        )));
+        );
+        return Err(Told::new(Kind::Late, message).into());
     }
     // A microVM's memory takes its time to be given back; until then its processes are in the container's cgroup.
     await_processes(&record.helpers, PATIENCE);
@@ -163,7 +164,11 @@ pub fn clear(context: &Context, record: &Record) {
     hooks::tell_all("poststop", &record.hooks.poststop, &record.state(), &context.log);
 }
 
-fn want(
+/// Refuses what the lifecycle does not allow.
+///
+/// # Errors
+/// [`RuntimeError::State`]
+pub fn want(
     record: &Record,
     possible: &[Status],
     wanted: &'static str,

@@ -1,10 +1,13 @@
 //! `list` and `ps`.
 
+use koya_sandbox::Kind;
 use serde_json::{Value, json};
 
 use crate::args::{ListArgs, PsArgs};
-use crate::control::{Request, ask};
+use crate::control::{Request, Told, ask};
 use crate::error::RuntimeError;
+use crate::lifecycle::want;
+use crate::record::Status;
 use crate::{Context, print};
 
 /// `list`
@@ -28,7 +31,7 @@ pub fn list(context: &Context, args: &ListArgs) -> Result<(), RuntimeError> {
             record.status.to_string(),
             record.bundle.display().to_string(),
             record.created.clone(),
-            record.owner.to_string(),
+            record.owner(),
         ]
     }));
     print(&table(&rows))
@@ -41,6 +44,8 @@ pub fn list(context: &Context, args: &ListArgs) -> Result<(), RuntimeError> {
 /// [`RuntimeError`]
 pub fn ps(context: &Context, args: &PsArgs) -> Result<(), RuntimeError> {
     let record = context.store.load(&args.id)?;
+    let alive = [Status::Created, Status::Running, Status::Paused];
+    want(&record, &alive, "created or running", "asked for its processes")?;
     if is_json(&args.format)? {
         return print(&json!([record.pid()]).to_string());
     }
@@ -61,9 +66,11 @@ fn is_json(format: &str) -> Result<bool, RuntimeError> {
     match format {
         "json" => Ok(true),
         "table" => Ok(false),
-        other => Err(RuntimeError::Told(format!(
-            "--format is {other:?}; want table or json"
-        ))),
+        other => Err(Told::new(
+            Kind::Invalid,
+            format!("--format is {other:?}; want table or json"),
+        )
+        .into()),
     }
 }
 

@@ -5,14 +5,15 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use serde_json::json;
+use koya_sandbox::Kind;
+use serde_json::{Value, json};
 
 /// How a line looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
     /// `time="…" level=error msg="…"`
     Text,
-    /// `{"level": "error", "msg": "…", "time": "…"}`
+    /// `{"level": "error", "msg": "…", "time": "…"}`, and what `kind` of error it is
     Json,
 }
 
@@ -31,12 +32,17 @@ impl Log {
 
     /// Adds an error.
     pub fn error(&self, message: &str) {
-        self.write("error", message);
+        self.write("error", message, None);
+    }
+
+    /// Adds the one that a command ends with. Programs decide by its kind; its text is for people.
+    pub fn failed(&self, kind: Kind, message: &str) {
+        self.write("error", message, Some(kind));
     }
 
     /// Adds something that is not as asked for, and goes on.
     pub fn warn(&self, message: &str) {
-        self.write("warning", message);
+        self.write("warning", message, None);
     }
 
     /// Names what was asked for in vain.
@@ -57,11 +63,20 @@ impl Log {
         }
     }
 
-    fn write(&self, level: &str, message: &str) {
+    fn write(&self, level: &str, message: &str, kind: Option<Kind>) {
         let Some(path) = &self.path else { return };
         let time = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
         let line = match self.format {
-            Format::Json => json!({ "level": level, "msg": message, "time": time }).to_string(),
+            Format::Json => {
+                let mut line = json!({ "level": level, "msg": message, "time": time });
+                if let (Some(kind), Some(line)) = (kind, line.as_object_mut()) {
+                    line.insert(
+                        "kind".to_owned(),
+                        serde_json::to_value(kind).unwrap_or(Value::Null),
+                    );
+                }
+                line.to_string()
+            }
             Format::Text => format!("time={time:?} level={level} msg={message:?}"),
         };
         let file = File::options().create(true).append(true).open(path);

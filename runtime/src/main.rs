@@ -71,7 +71,7 @@ fn main() -> ExitCode {
     };
     run(&context, &cli.command).unwrap_or_else(|error| {
         let line = error.one_line();
-        context.log.error(&line);
+        context.log.failed(error.kind(), &line);
         let _ = writeln!(io::stderr(), "{line}");
         ExitCode::from(exec::exit_code(&cli.command, &error))
     })

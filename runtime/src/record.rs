@@ -187,7 +187,7 @@ impl Record {
             "bundle": self.bundle,
             "rootfs": self.rootfs,
             "created": self.created,
-            "owner": self.owner.to_string(),
+            "owner": self.owner(),
             "annotations": self.annotations,
         })
     }
@@ -200,6 +200,12 @@ impl Record {
         }
     }
 
+    /// The name of who created it, as runc has it: `#` and a number for somebody without one.
+    pub fn owner(&self) -> String {
+        let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
+        name_of(&users, self.owner).map_or_else(|| format!("#{}", self.owner), str::to_owned)
+    }
+
     /// The process that stands for it; 0 once it has stopped.
     pub fn pid(&self) -> u32 {
         match self.status {
@@ -209,9 +215,26 @@ impl Record {
     }
 }
 
+/// The name of a user in the text of passwd(5).
+fn name_of(users: &str, id: u32) -> Option<&str> {
+    users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(id)).then_some(name)
+    })
+}
+
 #[cfg(test)]
 pub mod tests {
     use super::*;
+
+    #[test]
+    fn users_have_names() {
+        let users = "root:x:0:0:root:/root:/bin/sh\nbroken\nada:x:1000:1000::/:/bin/sh\n";
+        assert_eq!(name_of(users, 1000), Some("ada"));
+        assert_eq!(name_of(users, 0), Some("root"));
+        assert_eq!(name_of(users, 7), None);
+    }
 
     /// A container that is being created.
     pub fn record(id: &str) -> Record {

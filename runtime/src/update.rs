@@ -49,8 +49,8 @@ fn read(path: &Path) -> Result<Value, RuntimeError> {
         Some("-") => io::stdin().take(MAX_RESOURCES).read_to_string(&mut text),
         _ => fs::File::open(path).and_then(|file| file.take(MAX_RESOURCES).read_to_string(&mut text)),
     };
-    result.map_err(RuntimeError::file("read", path))?;
-    serde_json::from_str(&text).map_err(|error| RuntimeError::file("understand", path)(error.into()))
+    result.map_err(RuntimeError::given("read", path))?;
+    serde_json::from_str(&text).map_err(RuntimeError::given("understand", path))
 }
 
 /// The limits of the command line, as the specification names them.

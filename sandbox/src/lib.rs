@@ -16,6 +16,7 @@ pub mod container;
 pub mod copy;
 pub mod hybrid;
 mod initramfs;
+mod kind;
 pub mod log;
 pub mod monitor;
 pub mod network;
@@ -35,6 +36,7 @@ mod template;
 pub mod timeline;
 pub mod volumes;
 
+pub use kind::Kind;
 pub use sandbox::{
     DeviceError, Devices, Disk, Lent, Progress, Sandbox, SandboxSpec, Share, StartError, vsock,
 };

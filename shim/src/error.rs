@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use koya_sandbox::Kind;
 use ttrpc::Code;
 
 /// A call failed.
@@ -84,8 +85,13 @@ pub enum TaskError {
     )]
     NoRuntime,
     /// What the runtime says.
-    #[error("{0}")]
-    Told(String),
+    #[error("{message}")]
+    Told {
+        /// What kind of error it is.
+        kind: Kind,
+        /// In one line.
+        message: String,
+    },
     /// It said nothing.
     #[error("koya-runtime {command} ended with exit code {code}, and gave no reason")]
     Silent {
@@ -134,8 +140,16 @@ impl TaskError {
             Self::Id(_) | Self::Stream(_) | Self::Missing(_) => Code::INVALID_ARGUMENT,
             Self::Unsupported(_) => Code::UNIMPLEMENTED,
             Self::Full(..) => Code::RESOURCE_EXHAUSTED,
-            Self::Told(text) => code_of(text),
-            _ => Code::UNKNOWN,
+            Self::Told { kind, .. } => code_of(*kind),
+            // The host lacks a part of Koya.
+            Self::NoRuntime => Code::FAILED_PRECONDITION,
+            Self::Slow { .. } => Code::DEADLINE_EXCEEDED,
+            Self::File { .. }
+            | Self::System(..)
+            | Self::Logger(_)
+            | Self::Mount { .. }
+            | Self::Silent { .. }
+            | Self::Answer(_) => Code::UNKNOWN,
         }
     }
 
@@ -152,15 +166,19 @@ impl TaskError {
     }
 }
 
-/// The code for what the runtime says; these are its words (see its `RuntimeError`).
-fn code_of(text: &str) -> Code {
-    let begins = |words: &str| text.starts_with(words);
-    match text {
-        _ if begins("container ") && text.ends_with(" already exists") => Code::ALREADY_EXISTS,
-        _ if begins("container ") && text.ends_with(" does not exist") => Code::NOT_FOUND,
-        _ if begins("container ") && text.contains("; only a ") => Code::FAILED_PRECONDITION,
-        _ if begins("config.json") || begins("process.") => Code::INVALID_ARGUMENT,
-        _ => Code::UNKNOWN,
+/// The code for what the runtime refuses.
+fn code_of(kind: Kind) -> Code {
+    match kind {
+        // The program is the request's as well as the rest.
+        Kind::Invalid | Kind::NoProgram | Kind::NotExecutable => Code::INVALID_ARGUMENT,
+        Kind::NotFound => Code::NOT_FOUND,
+        Kind::Exists => Code::ALREADY_EXISTS,
+        // To try again is of no use before somebody has changed something.
+        Kind::State | Kind::Host => Code::FAILED_PRECONDITION,
+        Kind::Limit => Code::RESOURCE_EXHAUSTED,
+        Kind::Late => Code::DEADLINE_EXCEEDED,
+        Kind::Gone => Code::UNAVAILABLE,
+        Kind::Other => Code::UNKNOWN,
     }
 }
 
@@ -176,18 +194,23 @@ mod tests {
 
     #[test]
     fn codes_are_those_that_clients_look_for() {
-        let told = |text: &str| TaskError::Told(text.to_owned()).code();
-        assert_eq!(
-            told("container with id 'web' already exists"),
-            Code::ALREADY_EXISTS
-        );
-        assert_eq!(told("container 'web' does not exist"), Code::NOT_FOUND);
-        assert_eq!(
-            told("container 'web' is stopped; only a running one can be paused"),
-            Code::FAILED_PRECONDITION
-        );
-        assert_eq!(told("config.json: process.args is empty"), Code::INVALID_ARGUMENT);
-        assert_eq!(told("there is no /dev/kvm"), Code::UNKNOWN);
+        for (kind, code) in [
+            (Kind::Invalid, Code::INVALID_ARGUMENT),
+            (Kind::NoProgram, Code::INVALID_ARGUMENT),
+            (Kind::NotExecutable, Code::INVALID_ARGUMENT),
+            (Kind::NotFound, Code::NOT_FOUND),
+            (Kind::Exists, Code::ALREADY_EXISTS),
+            (Kind::State, Code::FAILED_PRECONDITION),
+            (Kind::Host, Code::FAILED_PRECONDITION),
+            (Kind::Limit, Code::RESOURCE_EXHAUSTED),
+            (Kind::Late, Code::DEADLINE_EXCEEDED),
+            (Kind::Gone, Code::UNAVAILABLE),
+            (Kind::Other, Code::UNKNOWN),
+        ] {
+            let message = "no".to_owned();
+            assert_eq!(TaskError::Told { kind, message }.code(), code, "{kind:?}");
+        }
         assert_eq!(TaskError::Finished.code(), Code::NOT_FOUND);
+        assert_eq!(TaskError::NoRuntime.code(), Code::FAILED_PRECONDITION);
     }
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use koya_sandbox::Kind;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde_json::Value;
 
@@ -166,13 +167,10 @@ impl Runtime {
         let pid = pid.map_err(TaskError::file("run", &self.program))?;
         match self.reaper.wait(pid, mark, patience) {
             Some(exit) if exit.status == 0 => Ok(()),
-            Some(exit) => Err(log.last_error().map_or(
-                TaskError::Silent {
-                    command: name,
-                    code: exit.status,
-                },
-                TaskError::Told,
-            )),
+            Some(exit) => Err(log.last_error().unwrap_or(TaskError::Silent {
+                command: name,
+                code: exit.status,
+            })),
             None => {
                 end(pid);
                 Err(TaskError::Slow {
@@ -197,7 +195,7 @@ struct Log(PathBuf);
 
 impl Log {
     /// The last error in it.
-    fn last_error(&self) -> Option<String> {
+    fn last_error(&self) -> Option<TaskError> {
         let mut text = String::new();
         let file = File::open(&self.0).ok()?;
         file.take(MAX_TEXT).read_to_string(&mut text).ok()?;
@@ -205,7 +203,15 @@ impl Log {
             .lines()
             .filter_map(|line| serde_json::from_str::<Value>(line).ok());
         let mut errors = lines.filter(|line| line.get("level").and_then(Value::as_str) == Some("error"));
-        Some(errors.next_back()?.get("msg")?.as_str()?.to_owned())
+        let last = errors.next_back()?;
+        // One of an older runtime has none.
+        let kind = last
+            .get("kind")
+            .and_then(|kind| serde_json::from_value::<Kind>(kind.clone()).ok());
+        Some(TaskError::Told {
+            kind: kind.unwrap_or_default(),
+            message: last.get("msg")?.as_str()?.to_owned(),
+        })
     }
 }
 

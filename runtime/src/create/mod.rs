@@ -16,8 +16,9 @@ mod stand_in;
 mod view;
 
 use std::fs;
+use std::io;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
@@ -33,7 +34,7 @@ pub use stand_in::{fork_here, wait as stand_for};
 
 use crate::args::{CreateArgs, RunArgs};
 use crate::cgroup::Cgroup;
-use crate::control::{receive, send};
+use crate::control::{Told, receive, send};
 use crate::error::RuntimeError;
 use crate::record::{Process, Record, Status, TakenOver};
 use crate::store::Lock;
@@ -53,7 +54,7 @@ pub enum Word {
     /// The container is created.
     Created,
     /// It is not.
-    Failed(String),
+    Failed(Told),
 }
 
 /// All that a stand-in and a monitor need.
@@ -71,7 +72,7 @@ pub struct Birth {
     /// Whether the microVM may go on from a template.
     pub templates: bool,
     /// The program that serves files.
-    pub virtiofsd: std::path::PathBuf,
+    pub virtiofsd: PathBuf,
     /// The socket to `create`.
     pub creator: UnixStream,
     /// The container's lock, held by whoever has this.
@@ -83,7 +84,7 @@ pub struct Birth {
 /// # Errors
 /// [`RuntimeError`]; nothing is left then.
 pub fn create(context: &Context, args: &CreateArgs) -> Result<Pid, RuntimeError> {
-    let bundle = fs::canonicalize(&args.bundle).map_err(RuntimeError::file("find", &args.bundle))?;
+    let bundle = bundle(&args.bundle)?;
     let settings = Settings::read()?;
     let mut plan = Plan::read(&bundle, &args.id, &house::neighbours(&context.store), &settings)?;
     if plan.terminal && args.console_socket.is_none() {
@@ -152,6 +153,19 @@ pub fn create(context: &Context, args: &CreateArgs) -> Result<Pid, RuntimeError>
     }
 }
 
+/// The bundle's folder, by the path that states have of it.
+fn bundle(folder: &Path) -> Result<PathBuf, RuntimeError> {
+    let failed = |source| RuntimeError::NoBundle {
+        path: folder.to_owned(),
+        source,
+    };
+    let bundle = fs::canonicalize(folder).map_err(failed)?;
+    match bundle.to_str() {
+        Some(_) => Ok(bundle),
+        None => Err(failed(io::Error::other("its path is not UTF-8, which JSON is"))),
+    }
+}
+
 /// Sees a stand-in through to a created container.
 fn accompany(
     context: &Context,
@@ -163,7 +177,7 @@ fn accompany(
 ) -> Result<(), RuntimeError> {
     let gone = |_| RuntimeError::Gone(record.id.clone());
     let hear = || match receive(stand_in).map_err(gone)? {
-        Word::Failed(message) => Err(RuntimeError::Told(message)),
+        Word::Failed(told) => Err(RuntimeError::from(told)),
         _ => Ok(()),
     };
     let process = Process::of(pid.as_raw_nonzero().get().cast_unsigned());

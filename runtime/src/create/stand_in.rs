@@ -51,7 +51,7 @@ pub fn fork_here() -> Result<Option<Pid>, RuntimeError> {
 /// The stand-in's life; its exit code.
 fn live(birth: Birth) -> u8 {
     let fail = |creator: &UnixStream, error: &RuntimeError| {
-        let _ = send(creator, &Word::Failed(error.one_line()));
+        let _ = send(creator, &Word::Failed(error.into()));
         1
     };
     let creator = match birth.creator.try_clone() {
@@ -110,7 +110,7 @@ fn begin(birth: Birth, creator: &UnixStream) -> Result<Pid, RuntimeError> {
         let code = match birth.own.terminal().map_or(Ok(()), console::take) {
             Ok(()) => monitor::live(birth, File::from(std::os::fd::OwnedFd::from(hear))),
             Err(error) => {
-                let _ = send(&birth.creator, &Word::Failed(error.one_line()));
+                let _ = send(&birth.creator, &Word::Failed((&error).into()));
                 1
             }
         };
@@ -128,7 +128,7 @@ fn begin(birth: Birth, creator: &UnixStream) -> Result<Pid, RuntimeError> {
             Ok(pid)
         }
         Err(error) => {
-            let _ = send(creator, &Word::Failed(error.one_line()));
+            let _ = send(creator, &Word::Failed((&error).into()));
             let _ = kill_process(pid, Signal::KILL);
             let _ = waitpid(Some(pid), WaitOptions::empty());
             drop(tell);

@@ -11,10 +11,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use koya_proto::client::{AgentClient, ProcessId};
-use koya_proto::error::ErrorKind;
 use koya_proto::stream::Token;
 use koya_proto::v1::ExecRequest;
-use koya_sandbox::stdio;
+use koya_sandbox::{Kind, stdio};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
@@ -96,7 +95,7 @@ fn detach(job: Job, args: &ExecArgs, inherited: Inherited) -> Result<ExitCode, R
     };
     drop((theirs, job));
     match receive(&ours) {
-        Ok(Word::Failed(message)) => return Err(RuntimeError::Told(message)),
+        Ok(Word::Failed(told)) => return Err(told.into()),
         Ok(_) => {}
         Err(error) => return Err(RuntimeError::System("start a process", error)),
     }
@@ -115,7 +114,7 @@ fn detach(job: Job, args: &ExecArgs, inherited: Inherited) -> Result<ExitCode, R
 /// The life of the process that stands for the other one; its exit code.
 fn stand_in(job: Job, creator: UnixStream) -> u8 {
     let fail = |error: &RuntimeError| {
-        let _ = send(&creator, &Word::Failed(error.one_line()));
+        let _ = send(&creator, &Word::Failed(error.into()));
         1
     };
     if job.own.terminal().is_none() {
@@ -232,13 +231,9 @@ fn resize(agent: &AgentClient, id: &ProcessId, own: &Own) {
 
 /// What this program ends with after an error: as a shell does where a process could not be run.
 pub fn exit_code(command: &Command, error: &RuntimeError) -> u8 {
-    let kind = match error {
-        RuntimeError::Agent(error) => error.kind(),
-        _ => None,
-    };
-    match (command, kind) {
-        (Command::Exec(_) | Command::Run(_), Some(ErrorKind::ERROR_KIND_EXECUTABLE_MISSING)) => 127,
-        (Command::Exec(_) | Command::Run(_), Some(ErrorKind::ERROR_KIND_NOT_EXECUTABLE)) => 126,
+    match (command, error.kind()) {
+        (Command::Exec(_) | Command::Run(_), Kind::NoProgram) => 127,
+        (Command::Exec(_) | Command::Run(_), Kind::NotExecutable) => 126,
         _ => 1,
     }
 }

@@ -34,8 +34,8 @@ fn read(path: &Path) -> Result<Value, RuntimeError> {
     let mut text = String::new();
     File::open(path)
         .and_then(|file| file.take(MAX_PROCESS).read_to_string(&mut text))
-        .map_err(RuntimeError::file("read", path))?;
-    serde_json::from_str(&text).map_err(|error| RuntimeError::file("understand", path)(error.into()))
+        .map_err(RuntimeError::given("read", path))?;
+    serde_json::from_str(&text).map_err(RuntimeError::given("understand", path))
 }
 
 fn modelled(args: &ExecArgs, first: &Value) -> Result<Value, RuntimeError> {

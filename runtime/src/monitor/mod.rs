@@ -95,7 +95,7 @@ pub fn live(birth: Birth, mut go: File) -> u8 {
 }
 
 fn refuse(birth: &Birth, error: &RuntimeError) -> u8 {
-    let _ = send(&birth.creator, &Word::Failed(error.one_line()));
+    let _ = send(&birth.creator, &Word::Failed(error.into()));
     1
 }
 
@@ -121,7 +121,7 @@ impl Monitor {
             .and_then(|()| self.watch());
         if let Err(error) = ready {
             self.house.leave();
-            let _ = send(creator, &Word::Failed(error.one_line()));
+            let _ = send(creator, &Word::Failed((&error).into()));
             return 1;
         }
         self.set(Status::Created);

@@ -6,11 +6,12 @@ use std::sync::{Arc, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use koya_sandbox::Kind;
 use koya_sandbox::resident::forget_start;
 use serde_json::{Value, json};
 
 use super::Monitor;
-use crate::control::{Answer, Request, receive, send, socket};
+use crate::control::{Answer, Request, Told, receive, send, socket};
 use crate::error::RuntimeError;
 use crate::events;
 use crate::record::Status;
@@ -71,7 +72,10 @@ fn serve(monitor: &Arc<Monitor>, listener: &UnixListener) {
 
 /// Tells somebody that the container lives, and that he has to come again.
 fn refuse(stream: &UnixStream, why: &str) {
-    let _ = send(stream, &Answer::Failed(format!("{why}; try again")));
+    let _ = send(
+        stream,
+        &Answer::Failed(Told::new(Kind::Limit, format!("{why}; try again"))),
+    );
 }
 
 /// Answers a command; when it is full, none but SIGKILL.
@@ -100,7 +104,7 @@ fn answer(monitor: &Arc<Monitor>, stream: &UnixStream, full: bool) {
             status: Status::Stopped,
             ..
         }) if kills => return,
-        Err(error) => Answer::Failed(error.one_line()),
+        Err(error) => Answer::Failed((&error).into()),
     };
     drop(changing);
     let _ = send(stream, &answer);

@@ -26,6 +26,8 @@ const VIRTUAL: [(i64, i64); 13] = [
 
 /// null, zero, full, random, urandom, tty, console and ptmx.
 const USUAL: [(i64, i64); 8] = [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2)];
+/// What a device may be: of characters, whether buffered or not, of blocks, or a pipe.
+const KINDS: [&str; 4] = ["c", "u", "b", "p"];
 /// Those behind ptmx.
 const TERMINALS: i64 = 136;
 
@@ -48,6 +50,16 @@ pub(super) fn translate(config: &mut Config, disks: &mut Disks) -> Result<(), Bu
             .is_some_and(|at| at.starts_with("/dev/"))
         {
             return Err(wrong("linux.devices[].path", at, "a path below /dev"));
+        }
+        let kind = device.get("type");
+        if !kind
+            .and_then(Value::as_str)
+            .is_some_and(|kind| KINDS.contains(&kind))
+        {
+            return Err(BundleError::Unsupported {
+                what: format!("the device {} is of the type {}", text(at), text(kind)),
+                reason: "want \"c\", \"u\", \"b\" or \"p\"",
+            });
         }
         if is_virtual(&device) {
             kept.push(Value::Object(device));
@@ -82,6 +94,11 @@ fn allow_usual(linux: &mut Config) {
         rules.push(json!({ "allow": true, "type": "c", "major": major, "minor": minor, "access": "rwm" }));
     }
     rules.push(json!({ "allow": true, "type": "c", "major": TERMINALS, "access": "rwm" }));
+}
+
+/// As `config.json` has it.
+fn text(value: Option<&Value>) -> String {
+    value.unwrap_or(&Value::Null).to_string()
 }
 
 fn rules(linux: &mut Config) -> Option<&mut Vec<Value>> {

@@ -44,6 +44,7 @@ pub use process::{Checked, exec_process};
 pub use resources::for_update;
 pub use size::Size;
 
+use crate::kind::Kind;
 use crate::sandbox::{Disk, Lent};
 use crate::settings::Settings;
 use crate::volumes::{LaterVolumes, TAG, Volume};
@@ -141,6 +142,28 @@ pub enum BundleError {
         /// Why it is refused.
         reason: &'static str,
     },
+}
+
+impl BundleError {
+    /// What kind of error it is: mostly the bundle's own.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Read { source, .. } | Self::Root { source, .. } | Self::MountSource { source, .. }
+                if source.kind() == io::ErrorKind::NotFound =>
+            {
+                Kind::NotFound
+            }
+            Self::Read { .. } | Self::Overlay { .. } | Self::Place { .. } => Kind::Other,
+            Self::TooLarge { .. }
+            | Self::Json { .. }
+            | Self::Version(_)
+            | Self::Field { .. }
+            | Self::Root { .. }
+            | Self::MountSource { .. }
+            | Self::Unsupported { .. }
+            | Self::HostNamespace { .. } => Kind::Invalid,
+        }
+    }
 }
 
 /// What a bundle becomes.

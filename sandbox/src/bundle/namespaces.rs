@@ -152,11 +152,10 @@ impl Asked {
                 });
             }
             _ => {
-                return Err(wrong(
-                    "linux.namespaces[].type",
-                    entry.get("type"),
-                    "pid, network, ipc, uts, mount, cgroup, user or time",
-                ));
+                return Err(BundleError::Unsupported {
+                    what: format!("linux.namespaces[].type is {kind:?}"),
+                    reason: "want pid, network, ipc, uts, mount, cgroup, user or time",
+                });
             }
         };
         if self.kinds.iter().any(|(known, _)| known == kind) {

@@ -443,3 +443,36 @@ fn who_names_the_namespaces_of_a_neighbour_moves_in() {
         assert!(error.contains(wanted), "{kind} {path}: {error}");
     }
 }
+
+#[test]
+fn what_is_not_there_is_of_another_kind_than_what_makes_no_sense() {
+    let folder = Folder::new();
+    let refusal = |change: &dyn Fn(&mut Value)| folder.plan(change).unwrap_err();
+    let missing = refusal(&|config| config["root"]["path"] = "/no/such/root".into());
+    assert_eq!(missing.kind(), Kind::NotFound, "{missing}");
+    for (change, wanted) in [
+        (
+            &(|config: &mut Value| config["ociVersion"] = "2.0.0".into()) as &dyn Fn(&mut Value),
+            "\"2.0.0\"",
+        ),
+        (
+            &|config| config["linux"]["namespaces"] = json!([{ "type": "pid" }, { "type": "nonsense" }]),
+            "linux.namespaces[].type is \"nonsense\"",
+        ),
+        (
+            &|config| config["linux"]["devices"] = json!([{ "path": "/dev/x", "type": "q" }]),
+            "\"/dev/x\" is of the type \"q\"",
+        ),
+        (
+            &|config| config["linux"]["devices"] = json!([{ "path": "/dev/x" }]),
+            "\"/dev/x\" is of the type null",
+        ),
+    ] {
+        let error = refusal(change);
+        assert!(error.to_string().contains(wanted), "{error}");
+        assert_eq!(error.kind(), Kind::Invalid, "{error}");
+    }
+    fs::remove_file(folder.0.join("config.json")).unwrap();
+    let gone = Plan::read(&folder.0, "web", &Neighbours::default(), &Settings::default()).unwrap_err();
+    assert_eq!(gone.kind(), Kind::NotFound, "{gone}");
+}

@@ -29,6 +29,11 @@ pub(crate) use security::every as every_capability;
 pub use security::{CapabilityError, capability};
 pub use system::IdMap;
 
+/// The names of all capabilities, as `config.json` has them.
+pub fn capabilities() -> impl Iterator<Item = String> {
+    every_capability().map(|name| format!("CAP_{name}"))
+}
+
 /// Version of the specification that is written.
 const OCI_VERSION: &str = "1.2.0";
 

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -10,6 +10,8 @@ use std::thread;
 use rustix::fs::FileType;
 use rustix::mount::{UnmountFlags, mount_bind, unmount};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
+
+use crate::kind::Kind;
 
 /// A network namespace cannot be made, entered or removed.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +50,17 @@ pub enum NamespaceError {
     },
 }
 
+impl NamespaceError {
+    /// What kind of error it is: the path of one that is to be opened is somebody else's word.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Open { source, .. } if source.kind() == io::ErrorKind::NotFound => Kind::NotFound,
+            Self::Open { .. } => Kind::Invalid,
+            Self::Create { .. } | Self::Enter { .. } | Self::Remove { .. } => Kind::Other,
+        }
+    }
+}
+
 /// An open network namespace. It lives at least as long as this does.
 #[derive(Debug)]
 pub struct Namespace {
@@ -71,7 +84,12 @@ impl Namespace {
         if statfs.f_type != NSFS_MAGIC {
             let kind = FileType::from_raw_mode(rustix::fs::fstat(&file).map_or(0, |stat| stat.st_mode));
             return Err(failed(io::Error::other(format!(
-                "it is no namespace but {kind:?} of a file system"
+                "it is no namespace but {kind:?} of a file system; {WANTED}"
+            ))));
+        }
+        if !is_of_network(&file).map_err(failed)? {
+            return Err(failed(io::Error::other(format!(
+                "it is a namespace of another kind; {WANTED}"
             ))));
         }
         Ok(Self {
@@ -171,6 +189,19 @@ impl Namespace {
 
 /// `NSFS_MAGIC` of the kernel's headers.
 const NSFS_MAGIC: i64 = 0x6e73_6673;
+/// `NS_GET_NSTYPE` of the kernel's headers (ioctl_ns(2)).
+const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
+/// What would be right.
+const WANTED: &str = "want one of a network, as ip netns add NAME makes at /run/netns/NAME";
+
+/// Whether a namespace is a network's.
+fn is_of_network(namespace: &File) -> io::Result<bool> {
+    // SAFETY: the call takes no pointer.
+    match unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_NSTYPE) } {
+        -1 => Err(io::Error::last_os_error()),
+        kind => Ok(kind == libc::CLONE_NEWNET),
+    }
+}
 
 fn make(path: &Path) -> io::Result<()> {
     if let Some(folder) = path.parent() {
@@ -198,10 +229,16 @@ mod tests {
 
     #[test]
     fn what_is_no_namespace_is_not_opened() {
-        for path in ["/dev/null", "/no/such/file", "/tmp"] {
+        for (path, kind) in [
+            ("/dev/null", Kind::Invalid),
+            ("/no/such/file", Kind::NotFound),
+            ("/tmp", Kind::Invalid),
+            ("/proc/self/ns/uts", Kind::Invalid),
+        ] {
             let error = Namespace::open(Path::new(path)).unwrap_err();
             assert!(matches!(error, NamespaceError::Open { .. }), "{error}");
             assert!(error.to_string().contains(path));
+            assert_eq!(error.kind(), kind, "{path}");
         }
         let own = Namespace::open(Path::new("/proc/self/ns/net")).unwrap();
         assert_eq!(own.path(), Path::new("/proc/self/ns/net"));

@@ -24,18 +24,18 @@ const RUNTIME: &str = r#"#!/bin/sh
 while :; do case $1 in --systemd-cgroup) shift;; --*) [ "$1" = --root ] && root=$2; [ "$1" = --log ] && log=$2; shift 2;; *) break;; esac; done
 command=$1
 for last; do [ "$before" = --pid-file ] && pid_file=$last; before=$last; done
-fail() { printf 'broken\n{"level":"error","msg":"%s"}\n{"level":"warning","msg":"x"}\n' "$1" >> "$log"; exit 1; }
+fail() { printf 'broken\n{"level":"error","kind":"%s","msg":"%s"}\n{"level":"warning","msg":"x"}\n' "$1" "$2" >> "$log"; exit 1; }
 end() { echo "$1" > "$root/$id.code" && mv "$root/$id.code" "$root/$id/end"; }
 id=$last
 echo "$*" >> "$root/calls"
 case $command in
 create)
-    [ "$id" = bad ] && fail "config.json: process.args is empty"
+    [ "$id" = bad ] && fail invalid "config.json: process.args is empty"
     [ "$id" = mute ] && exit 5
-    mkdir "$root/$id" || fail "container with id '$id' already exists"
+    mkdir "$root/$id" || fail exists "container with id '$id' already exists"
     sh -c 'while :; do [ -d "$0" ] || exit 137; [ -e "$0/end" ] && read code < "$0/end" && exit $code; sleep 0.02; done' "$root/$id" &
     echo $! > "$pid_file" ;;
-start) [ "$id" = unstartable ] && fail "no program 'nosuch'" ;;
+start) [ "$id" = unstartable ] && fail no-program "no program 'nosuch'" ;;
 exec) exec 3<&0; sh -c 'cat; exit 4' <&3 3<&- & echo $! > "$pid_file" ;;
 kill) id=$(for word; do [ -d "$root/$word" ] && echo "$word"; done); end 137 ;;
 delete) rm -rf "$root/$id" ;;

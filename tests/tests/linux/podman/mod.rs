@@ -9,7 +9,6 @@ mod host;
 mod engine;
 mod life;
 mod lines;
-mod networks;
 mod options;
 mod pods;
 mod rootless;
