@@ -32,6 +32,7 @@ mod podman;
 mod prepared;
 mod report;
 mod running;
+mod runtime;
 mod snapshot;
 mod support;
 mod systemd;

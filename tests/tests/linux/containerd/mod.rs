@@ -2,6 +2,7 @@
 //! same exit codes.
 
 mod around;
+mod codes;
 mod crash;
 mod life;
 mod pool;

@@ -1,149 +1,24 @@
 //! `koya-runtime` by itself, as the OCI runtime specification describes it.
 
 use std::fs;
-use std::io::{self, Read};
-use std::os::fd::AsRawFd;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::sync::mpsc;
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Podman, Said, is_nothing_left, succeed, until};
-
-/// A bundle, and a folder of states.
-struct Bench<'a> {
-    user: &'a Podman,
-}
-
-impl Bench<'_> {
-    fn path(&self, name: &str) -> std::path::PathBuf {
-        self.user.home.path(name)
-    }
-
-    fn runtime(&self, words: &[&str]) -> Command {
-        let settings = self.path("config.toml");
-        fs::write(&settings, "follow_host_mounts = true\n").unwrap();
-        let mut command = Command::new(self.user.runtime());
-        command
-            .env("KOYA_CONFIG", settings)
-            .arg("--root")
-            .arg(self.path("states"))
-            .arg("--log")
-            .arg(self.path("log"))
-            .args(["--log-format", "json"])
-            .args(words)
-            .current_dir(self.path("bundle"));
-        command
-    }
-
-    /// Runs the runtime to its end. Its output goes to files: a container that it leaves running has it as well.
-    fn ends(&self, command: &mut Command) -> Said {
-        let (out, errors) = (self.path("out"), self.path("errors"));
-        let file = |path: &Path| Stdio::from(fs::File::create(path).unwrap());
-        let status = command
-            .stdin(Stdio::null())
-            .stdout(file(&out))
-            .stderr(file(&errors))
-            .status()
-            .unwrap();
-        Said {
-            out: fs::read_to_string(out).unwrap(),
-            errors: fs::read_to_string(errors).unwrap(),
-            code: status.code(),
-        }
-    }
-
-    fn does(&self, words: &[&str]) -> Said {
-        self.ends(&mut self.runtime(words))
-    }
-
-    fn done(&self, words: &[&str]) -> String {
-        let said = self.does(words);
-        assert_eq!((said.errors.as_str(), said.code), ("", Some(0)), "{words:?}");
-        said.out
-    }
-
-    /// Creates a container with a pipe that is leaked into the runtime, as engines do: nothing that stays may hold it open.
-    fn create_without_a_leak(&self, words: &[&str]) {
-        let (mut reader, writer) = io::pipe().unwrap();
-        let leaked = writer.as_raw_fd();
-        let mut command = self.runtime(words);
-        // Only there: what else is started meanwhile is not to have it.
-        // SAFETY: between fork and exec, the call takes numbers, and touches no memory.
-        unsafe {
-            command.pre_exec(move || match libc::fcntl(leaked, libc::F_SETFD, 0) {
-                0 => Ok(()),
-                _ => Err(io::Error::last_os_error()),
-            });
-        }
-        let said = self.ends(&mut command);
-        assert_eq!((said.errors.as_str(), said.code), ("", Some(0)), "{words:?}");
-        drop(writer);
-        let (sender, receiver) = mpsc::channel();
-        thread::spawn(move || sender.send(reader.read(&mut [0]).unwrap()));
-        let end = receiver.recv_timeout(Duration::from_secs(20));
-        assert_eq!(end, Ok(0), "a process of the container holds the engine's pipe");
-    }
-
-    /// What is refused is told on standard error, and the same in the log.
-    fn refused(&self, words: &[&str], wanted: &str) {
-        let _ = fs::remove_file(self.path("log"));
-        let said = self.does(words);
-        assert_ne!(said.code, Some(0), "{words:?}");
-        assert!(
-            said.errors.contains(wanted) && said.errors.lines().count() == 1,
-            "{words:?}: {said:?}"
-        );
-        let log = fs::read_to_string(self.path("log")).unwrap();
-        let line: Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
-        assert_eq!(
-            (&line["level"], &line["msg"]),
-            (&json!("error"), &json!(said.errors.trim()))
-        );
-    }
-
-    /// Makes the bundle; a configuration for it whose first process is a shell's.
-    fn spec(&self, script: &str) -> Value {
-        fs::create_dir(self.path("bundle")).unwrap();
-        self.done(&["spec"]);
-        let mut spec: Value = serde_json::from_str(&fs::read_to_string(self.config()).unwrap()).unwrap();
-        spec["root"]["path"] = self.user.root().to_str().unwrap().into();
-        spec["process"]["terminal"] = false.into();
-        spec["process"]["args"] = json!(["sh", "-c", script]);
-        spec
-    }
-
-    fn config(&self) -> std::path::PathBuf {
-        self.path("bundle").join("config.json")
-    }
-
-    fn write(&self, spec: &Value) {
-        fs::write(self.config(), spec.to_string()).unwrap();
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.path("log")).unwrap_or_default()
-    }
-
-    fn state(&self) -> Value {
-        serde_json::from_str(&self.done(&["state", "web"])).unwrap()
-    }
-}
+use super::{is_nothing_left, succeed, until};
+use crate::runtime::Bench;
 
 #[test]
 fn a_bundle_lives_as_the_specification_says() {
-    let user = Podman::new();
-    let bench = Bench { user: &user };
-    fs::create_dir(bench.path("bundle")).unwrap();
+    let bench = Bench::new();
     bench.done(&["spec"]);
     bench.refused(&["spec"], "config.json");
     let config = bench.path("bundle").join("config.json");
     let mut spec: Value = serde_json::from_str(&fs::read_to_string(&config).unwrap()).unwrap();
-    spec["root"]["path"] = bench.user.root().to_str().unwrap().into();
+    spec["root"]["path"] = bench.root().to_str().unwrap().into();
     spec["process"]["terminal"] = false.into();
     spec["process"]["args"] = json!([
         "sh",
@@ -265,9 +140,8 @@ impl Drop for Mounted {
 
 #[test]
 fn what_was_created_is_what_lives_whatever_hooks_and_files_do() {
-    let user = Podman::new();
-    let bench = Bench { user: &user };
-    let (told, ran) = (bench.path("told"), user.root().join("ran"));
+    let bench = Bench::new();
+    let (told, ran) = (bench.path("told"), bench.root().join("ran"));
     let data = Mounted::new("tmpfs", bench.path("data"));
     let mut spec = bench.spec("echo ran >> /ran; while :; do sleep 1; done");
     let mounts = spec["mounts"].as_array_mut().unwrap();

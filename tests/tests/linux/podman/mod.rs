@@ -5,8 +5,9 @@
 mod bundle;
 mod crash;
 mod disks;
-mod host;
 mod engine;
+mod host;
+mod kvm;
 mod life;
 mod lines;
 mod options;
