@@ -198,9 +198,10 @@ impl RuntimeError {
             | Self::Cgroup(_)
             | Self::Signal(_)
             | Self::Process(_) => Kind::Invalid,
-            Self::Settings(_) | Self::Parts(_) | Self::Scope(..) | Self::Takeover(TakeoverError::Tap { .. }) => {
-                Kind::Host
-            }
+            Self::Settings(_)
+            | Self::Parts(_)
+            | Self::Scope(..)
+            | Self::Takeover(TakeoverError::Tap { .. }) => Kind::Host,
             Self::Gone(_) => Kind::Gone,
             Self::Device(_)
             | Self::File { .. }
