@@ -1,5 +1,6 @@
 //! Does what a plan says, in the namespace of the calling thread.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
@@ -63,18 +64,28 @@ pub fn set_up(plan: &Plan) -> Result<()> {
     for interface in &plan.interfaces {
         start(&netlink, interface)?;
     }
-    for route in &plan.routes {
-        let (address, prefix) = route.destination;
-        let message = route_message(&netlink, route)?;
-        netlink
-            .change(RouteNetlinkMessage::NewRoute(message))
-            .map_err(runtime(format!("add the route to {address}/{prefix}")))?;
-    }
+    add_routes(&netlink, &plan.routes)?;
     for neighbour in &plan.neighbours {
         let message = neighbour_message(&netlink, neighbour)?;
         netlink
             .change(RouteNetlinkMessage::NewNeighbour(message))
             .map_err(runtime(format!("add the neighbour {}", neighbour.address)))?;
+    }
+    Ok(())
+}
+
+/// The first of several ways to the same place, at the same cost, is the one that is taken; the others are kept behind it, as
+/// the host has them, and do not replace it.
+fn add_routes(netlink: &Netlink, routes: &[Route]) -> Result<()> {
+    let mut added = HashSet::new();
+    for route in routes {
+        let (address, prefix) = route.destination;
+        let message = RouteNetlinkMessage::NewRoute(route_message(netlink, route)?);
+        let outcome = match added.insert((route.destination, route.metric)) {
+            true => netlink.change(message),
+            false => netlink.append(message),
+        };
+        outcome.map_err(runtime(format!("add the route to {address}/{prefix}")))?;
     }
     Ok(())
 }

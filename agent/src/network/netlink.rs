@@ -3,7 +3,8 @@
 use std::io;
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
+    NetlinkPayload,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
@@ -30,6 +31,15 @@ impl Netlink {
             _ => NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE,
         };
         self.exchange(message, flags, |_| {})
+    }
+
+    /// Asks for something beside what is there already.
+    pub fn append(&self, message: RouteNetlinkMessage) -> io::Result<()> {
+        let appended = self.exchange(message, NLM_F_ACK | NLM_F_CREATE | NLM_F_APPEND, |_| {});
+        match appended {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            outcome => outcome,
+        }
     }
 
     /// Index of the device with an attribute.

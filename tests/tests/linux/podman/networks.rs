@@ -1,0 +1,48 @@
+//! Several networks of a container.
+
+use super::{IMAGE, Podman, is_nothing_left, until};
+
+/// What it sees of them, without the addresses that podman counts up; and what answers at their other ends.
+const LOOK: &str = "for n in 1 2; do ip -o -4 addr | grep -o \"10[.]91[.]$n[.].*/24\" | sed 's/[.][0-9]*[/]/.N\\//'; \
+                    wget -q -O - http://10.91.$n.9:8000/page; done; \
+                    ls /sys/class/net; ip route | sed 's/10[.]91[.]\\([12]\\)[.][0-9]* *$/10.91.\\1.N/' | sort";
+const SERVES: &str = "echo served > /tmp/page; exec httpd -f -p 8000 -h /tmp";
+
+#[test]
+fn a_container_is_on_two_networks_as_with_crun() {
+    let user = Podman::new();
+    for (name, subnet) in [("koya-a", "10.91.1.0/24"), ("koya-b", "10.91.2.0/24")] {
+        user.koya(&["network", "create", "--disable-dns", "--subnet", subnet, name]);
+    }
+    let mut serve = vec!["run", "--detach", "--name", "far"];
+    serve.extend([
+        "--network",
+        "koya-a:ip=10.91.1.9",
+        "--network",
+        "koya-b:ip=10.91.2.9",
+    ]);
+    serve.extend([IMAGE, "sh", "-c", SERVES]);
+    let said = user.said("crun", &serve);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    // Otherwise, podman deals the names out as it likes.
+    let said = user.same(&[
+        "run",
+        "--rm",
+        "--network",
+        "koya-a:interface_name=eth0",
+        "--network",
+        "koya-b:interface_name=eth1",
+        IMAGE,
+        "sh",
+        "-c",
+        LOOK,
+    ]);
+    assert_eq!(said.out.matches("served\n").count(), 2, "{said:?}");
+    assert_eq!(said.out.matches(".N/24").count(), 2, "{said:?}");
+    assert!(said.out.contains("eth0\neth1\nlo\n"), "{said:?}");
+    // Both say that they lead everywhere.
+    assert_eq!(said.out.matches("default via").count(), 2, "{said:?}");
+    until("something is left of the container", is_nothing_left);
+    user.koya(&["rm", "--force", "--time", "0", "far"]);
+    user.koya(&["network", "rm", "koya-a", "koya-b"]);
+}
