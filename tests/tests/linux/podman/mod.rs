@@ -10,6 +10,7 @@ mod host;
 mod kvm;
 mod life;
 mod lines;
+mod networks;
 mod options;
 mod pods;
 mod rootless;
