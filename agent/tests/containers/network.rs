@@ -32,6 +32,15 @@ fn place_with_card() -> Place {
     Place::new()
 }
 
+fn default_by(gateway: &str) -> Route {
+    Route {
+        destination: "0.0.0.0/0".into(),
+        gateway: gateway.into(),
+        metric: 7,
+        ..Default::default()
+    }
+}
+
 fn wanted(id: &str) -> ConfigureNetworkRequest {
     ConfigureNetworkRequest {
         id: id.into(),
@@ -43,12 +52,8 @@ fn wanted(id: &str) -> ConfigureNetworkRequest {
             ..Default::default()
         }],
         routes: vec![
-            Route {
-                destination: "0.0.0.0/0".into(),
-                gateway: "10.6.0.1".into(),
-                metric: 7,
-                ..Default::default()
-            },
+            default_by("10.6.0.1"),
+            default_by("10.6.0.2"),
             Route {
                 destination: "10.6.0.0/16".into(),
                 interface: "eth0".into(),
@@ -95,7 +100,8 @@ fn a_container_gets_the_card_with_all_that_belongs_to_it() {
         "mtu 1400",
         "02:00:00:00:05:02",
         "inet 10.5.0.2/24 brd 10.5.0.255",
-        "default via 10.6.0.1 dev eth0  metric 7",
+        // The second comes second.
+        "default via 10.6.0.1 dev eth0  metric 7 \ndefault via 10.6.0.2 dev eth0  metric 7 \n",
         "10.6.0.0/16 dev eth0 scope link  src 10.5.0.2",
         "02:00:00:00:05:09",
         "word from afar",
@@ -119,7 +125,7 @@ fn what_cannot_be_had_is_named() {
     assert!(refused(&other).contains("02:00:00:00:05:ee"));
     assert!(start.elapsed() < Duration::from_secs(20));
     let mut lost = wanted("web");
-    lost.routes[1].interface = "eth7".into();
+    lost.routes.last_mut().unwrap().interface = "eth7".into();
     assert!(refused(&lost).contains("eth7"));
     let mut unreachable = wanted("web");
     unreachable.routes.pop();
