@@ -52,6 +52,27 @@ pub struct Redirect {
 /// # Errors
 /// The kernel's; then there is none of them.
 pub fn add(chain: &str, rules: &[Redirect]) -> io::Result<()> {
+    commit(&with(chain, rules))
+}
+
+/// As [`add`], in the place of all rules that there are of these.
+///
+/// # Errors
+/// The kernel's; then all is as it was.
+pub fn replace(chain: &str, rules: &[Redirect]) -> io::Result<()> {
+    commit(&[without(), with(chain, rules)].concat())
+}
+
+/// Takes all of them away. To have none is as wished.
+///
+/// # Errors
+/// The kernel's.
+pub fn remove() -> io::Result<()> {
+    commit(&without())
+}
+
+/// The table with these rules.
+fn with(chain: &str, rules: &[Redirect]) -> Vec<Message> {
     let chain = [chain.as_bytes(), b"\0"].concat();
     let create = NLM_F_ACK | NLM_F_CREATE;
     let mut messages = vec![
@@ -61,19 +82,16 @@ pub fn add(chain: &str, rules: &[Redirect]) -> io::Result<()> {
     for redirect in rules {
         messages.push(message(NEW_RULE, create | NLM_F_APPEND, rule(&chain, redirect)));
     }
-    commit(&messages)
+    messages
 }
 
-/// Takes all of them away. To have none is as wished.
-///
-/// # Errors
-/// The kernel's.
-pub fn remove() -> io::Result<()> {
-    // One that is not there could not be deleted.
-    commit(&[
+/// No table.
+fn without() -> Vec<Message> {
+    vec![
+        // One that is not there could not be deleted.
         message(NEW_TABLE, NLM_F_ACK | NLM_F_CREATE, attribute(1, TABLE)),
         message(DELETE_TABLE, NLM_F_ACK, attribute(1, TABLE)),
-    ])
+    ]
 }
 
 fn message(kind: u16, flags: u16, attributes: Vec<u8>) -> Message {

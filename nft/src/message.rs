@@ -18,6 +18,7 @@ const HEADER: usize = 16;
 const NESTED: u16 = 1 << 15;
 
 /// One of a batch: what it is about (`NFT_MSG_*`), its flags and attributes.
+#[derive(Clone)]
 pub(crate) struct Message {
     pub kind: u16,
     pub flags: u16,

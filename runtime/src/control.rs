@@ -85,14 +85,18 @@ impl From<&RuntimeError> for Told {
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Heard {
-    Told { kind: Kind, message: String },
+    Told { kind: Value, message: String },
     Text(String),
 }
 
 impl From<Heard> for Told {
     fn from(heard: Heard) -> Self {
         match heard {
-            Heard::Told { kind, message } => Self { kind, message },
+            // A later one may know more kinds.
+            Heard::Told { kind, message } => Self {
+                kind: serde_json::from_value(kind).unwrap_or(Kind::Other),
+                message,
+            },
             Heard::Text(message) => Self::new(Kind::Other, message),
         }
     }

@@ -179,7 +179,11 @@ impl RuntimeError {
             Self::Bundle(error) => error.kind(),
             Self::Namespace(error) | Self::Takeover(TakeoverError::Namespace(error)) => error.kind(),
             Self::Start(error) => error.kind(),
-            Self::Agent(error) => error.kind().map_or(Kind::Gone, Kind::from),
+            Self::Agent(error) => match error.kind().map_or(Kind::Gone, Kind::from) {
+                // What there is under a name is known here, and not the guest's to say.
+                Kind::Exists => Kind::Other,
+                kind => kind,
+            },
             Self::Told(told) => told.kind,
             Self::Unknown(_) | Self::Volume(VolumeError::Missing { .. }) => Kind::NotFound,
             Self::NoBundle { source, .. } | Self::Given { source, .. }
@@ -201,7 +205,7 @@ impl RuntimeError {
             Self::Settings(_)
             | Self::Parts(_)
             | Self::Scope(..)
-            | Self::Takeover(TakeoverError::Tap { .. }) => Kind::Host,
+            | Self::Takeover(TakeoverError::Tap { .. } | TakeoverError::Redirect { .. }) => Kind::Host,
             Self::Gone(_) => Kind::Gone,
             Self::Device(_)
             | Self::File { .. }

@@ -44,6 +44,10 @@ unsafe extern "C" fn forget_object(object: *mut libc::dl_phdr_info, _size: usize
     0
 }
 
+/// The call takes long words.
+const NO: libc::c_ulong = 0;
+const YES: libc::c_ulong = 1;
+
 /// Whether huge pages are off for this process because of [`small_pages`].
 static SMALL: AtomicBool = AtomicBool::new(false);
 
@@ -52,8 +56,8 @@ static SMALL: AtomicBool = AtomicBool::new(false);
 pub fn small_pages() {
     // SAFETY: neither call passes memory.
     let changed = unsafe {
-        libc::prctl(libc::PR_GET_THP_DISABLE, 0, 0, 0, 0) == 0
-            && libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) == 0
+        libc::prctl(libc::PR_GET_THP_DISABLE, NO, NO, NO, NO) == 0
+            && libc::prctl(libc::PR_SET_THP_DISABLE, YES, NO, NO, NO) == 0
     };
     SMALL.fetch_or(changed, Ordering::Relaxed);
 }
@@ -62,7 +66,7 @@ pub fn small_pages() {
 pub fn any_pages() {
     if SMALL.swap(false, Ordering::Relaxed) {
         // SAFETY: the call passes no memory.
-        unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 0, 0, 0, 0) };
+        unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, NO, NO, NO, NO) };
     }
 }
 

@@ -7,17 +7,20 @@
 //!  ◄ an answer to each call, signals
 //! ```
 
-use std::io::{self, BufRead, BufReader, Write};
+use std::collections::VecDeque;
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use koya_sandbox::rights;
 
 use super::message::{Heard, Method, Values, call, hear};
 
-/// How long systemd may stay silent. It is while it reloads its units.
+/// How long systemd may take to do what it is asked. It hears nothing while it reloads its units.
 const PATIENCE: Duration = Duration::from_secs(25);
+/// Ends of jobs that are kept until it is known which one counts: on a bus all of them are told.
+const MAX_ENDED: usize = 1024;
 /// Longest line of the greeting.
 const MAX_LINE: u64 = 1 << 10;
 /// Who one is: the kernel has told the other side, and a user namespace knows it by another number.
@@ -40,6 +43,12 @@ pub enum BusError {
         /// Why.
         source: io::Error,
     },
+    /// It is not known where.
+    #[error(
+        "cannot reach the user's systemd, which --systemd-cgroup asks for: XDG_RUNTIME_DIR is not set to an absolute path; log in, \
+         or use cgroups without systemd (podman --cgroup-manager cgroupfs)"
+    )]
+    NoSession,
     /// The line broke.
     #[error("cannot ask systemd at {path:?}")]
     Ask {
@@ -98,8 +107,12 @@ impl Line {
         let [own, bus] = match rights::is_root_of_host() {
             true => ["/run/systemd/private", "/run/dbus/system_bus_socket"].map(PathBuf::from),
             false => {
-                let session = std::env::var_os("XDG_RUNTIME_DIR").unwrap_or_default();
-                ["systemd/private", "bus"].map(|name| Path::new(&session).join(name))
+                let session = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+                // Not below the current folder, which is whoever's made the bundle.
+                let session = session
+                    .filter(|path| path.is_absolute())
+                    .ok_or(BusError::NoSession)?;
+                ["systemd/private", "bus"].map(|name| session.join(name))
             }
         };
         Self::to(own, false).or_else(|_| Self::to(bus, true))
@@ -108,7 +121,6 @@ impl Line {
     /// Calls a systemd at its own socket, or at that of a bus.
     pub(super) fn to(path: PathBuf, is_bus: bool) -> Result<Self, BusError> {
         let opened = UnixStream::connect(&path).and_then(|stream| {
-            stream.set_read_timeout(Some(PATIENCE))?;
             stream.set_write_timeout(Some(PATIENCE))?;
             Ok(stream)
         });
@@ -135,7 +147,11 @@ impl Line {
 
     /// Says it, and waits for the end of the job that the call with this number begins.
     fn say(&self, serial: u32, words: &[u8]) -> Result<(), Failure> {
-        let mut source = BufReader::new(&self.stream);
+        let until = Instant::now().checked_add(PATIENCE);
+        let mut source = BufReader::new(Timed {
+            stream: &self.stream,
+            until,
+        });
         (&self.stream).write_all(GREETING)?;
         greet(&mut source)?;
         (&self.stream).write_all(words)?;
@@ -163,6 +179,27 @@ impl Line {
     }
 }
 
+/// The other side's half of a conversation that is to end in time, however much is said.
+struct Timed<'a> {
+    stream: &'a UnixStream,
+    until: Option<Instant>,
+}
+
+impl Read for Timed<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let late = || io::Error::new(io::ErrorKind::TimedOut, format!("no answer in {PATIENCE:?}"));
+        let left = self
+            .until
+            .and_then(|until| until.checked_duration_since(Instant::now()));
+        let left = left.filter(|left| !left.is_zero()).ok_or_else(late)?;
+        self.stream.set_read_timeout(Some(left))?;
+        self.stream.read(buffer).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => late(),
+            _ => error,
+        })
+    }
+}
+
 enum Failure {
     Line(io::Error),
     Told(BusError),
@@ -176,14 +213,19 @@ impl From<io::Error> for Failure {
 
 /// Hears the answers, and the end of the job that the call has begun: its answer may come after that.
 fn await_job(source: &mut impl BufRead, serial: u32) -> Result<(), Failure> {
-    let (mut job, mut ended) = (None, Vec::new());
+    let (mut job, mut ended) = (None, VecDeque::new());
     loop {
         match hear(source)? {
             Heard::Return(to, path) if to == serial => job = path,
             Heard::Error(to, name, message) if to <= serial => {
                 return Err(Failure::Told(BusError::Refused { name, message }));
             }
-            Heard::JobRemoved(path, result) => ended.push((path, result)),
+            Heard::JobRemoved(path, result) => {
+                if ended.len() >= MAX_ENDED {
+                    ended.pop_front();
+                }
+                ended.push_back((path, result));
+            }
             _ => {}
         }
         let result = ended.iter().find(|(path, _)| Some(path) == job.as_ref());
@@ -199,7 +241,7 @@ fn await_job(source: &mut impl BufRead, serial: u32) -> Result<(), Failure> {
 fn greet(source: &mut impl BufRead) -> io::Result<()> {
     loop {
         let mut line = Vec::new();
-        io::Read::take(&mut *source, MAX_LINE).read_until(b'\n', &mut line)?;
+        Read::take(&mut *source, MAX_LINE).read_until(b'\n', &mut line)?;
         match line.split(|byte| byte.is_ascii_whitespace()).next() {
             Some(b"DATA") => {}
             Some(b"OK") => return Ok(()),

@@ -201,7 +201,8 @@ fn understand(kind: u8, fields: &[u8], body: &[u8]) -> Option<Heard> {
                 }
                 continue;
             }
-            _ => return None,
+            // Only those are known that answers are made of.
+            _ => return (kind != RETURN && kind != ERROR).then_some(Heard::Other),
         };
         match field {
             MEMBER => member = text,

@@ -86,14 +86,14 @@ impl Cgroup {
 
     /// Goes back to the cgroup `before`, and says why.
     fn leave(&self, before: io::Result<PathBuf>) -> io::Result<()> {
-        fs::write(before?.join("cgroup.procs"), "0")?;
+        const WHY: &str = "it, or one above it, forbids devices, which a microVM needs";
+        let left = before.and_then(|before| fs::write(before.join("cgroup.procs"), "0"));
+        left.map_err(|error| io::Error::other(format!("{WHY}; and it cannot be left: {error}")))?;
         if let Self::Folder(path) = self {
             // An engine may have made it, and want it.
             let _ = fs::remove_dir(path);
         }
-        Err(io::Error::other(
-            "it, or one above it, forbids devices, which a microVM needs",
-        ))
+        Err(io::Error::other(WHY))
     }
 
     /// Removes it, when its processes have ended.

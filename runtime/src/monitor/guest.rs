@@ -87,7 +87,10 @@ fn furnish(birth: &Birth, house: &House, network: &Network) {
         id: birth.record.id.clone(),
     };
     if let Err(error) = network.join_loopback(guest) {
-        warn("ports cannot be forwarded to the container", &error);
+        warn(
+            "127.0.0.1 of the namespace does not lead to the container (kubectl port-forward)",
+            &error,
+        );
     }
 }
 

@@ -80,7 +80,7 @@ pub(super) fn translate(config: &mut Config, neighbours: &Neighbours) -> Result<
     if of_kubernetes && !asked.kinds.iter().any(|(known, _)| known == "ipc") {
         return Err(BundleError::HostNamespace {
             kind: "ipc",
-            reason: "the host's shared memory cannot be another kernel's; leave out hostIPC",
+            reason: "the host's shared memory cannot be another kernel's; leave out hostIPC (podman: --ipc host)",
         });
     }
     for own in OWN {

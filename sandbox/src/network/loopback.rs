@@ -23,8 +23,10 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_w
 
 use crate::stdio;
 
-/// Connections at once. More are refused: each has two threads here, and two in the guest.
-const MAX_CONNECTIONS: usize = 256;
+/// Threads at once: 256 connections, each with two of them here, and two in the guest. More are refused.
+const MAX_THREADS: usize = 512;
+/// When a program that says nothing any more is asked whether it is still there: one that has gone holds nothing.
+const SILENCE: Duration = Duration::from_secs(60);
 /// Enough to copy in.
 const STACK: usize = 64 << 10;
 /// Connections that wait to be taken.
@@ -68,7 +70,8 @@ impl Loopback {
             port: None,
             to: listener.local_addr()?.port(),
         };
-        koya_nft::add(CHAIN, &[redirect])?;
+        // One that a process before this one made leads to nobody any more.
+        koya_nft::replace(CHAIN, &[redirect])?;
         Ok(Self(listener))
     }
 
@@ -80,8 +83,8 @@ impl Loopback {
                 thread::sleep(PAUSE);
                 continue;
             };
-            // Each connection has a copy of it as long as it lives.
-            if Arc::strong_count(&guest) > MAX_CONNECTIONS {
+            // Both threads of each connection have a copy of it as long as they live.
+            if Arc::strong_count(&guest) > MAX_THREADS {
                 refuse(&connection);
                 continue;
             }
@@ -90,7 +93,7 @@ impl Loopback {
                 let Ok(stream) = guest.dial(&connection) else {
                     return refuse(&connection);
                 };
-                join(Arc::new(connection), Arc::new(stream));
+                join(&guest, connection, stream);
             };
             // Whoever gets no thread sees his connection end.
             let _ = spawn(work);
@@ -102,6 +105,8 @@ impl Guest {
     /// A stream to the port that a connection was made to.
     fn dial(&self, connection: &TcpStream) -> io::Result<UnixStream> {
         let meant = sockopt::ip_original_dst(connection)?;
+        sockopt::set_socket_keepalive(connection, true)?;
+        sockopt::set_tcp_keepidle(connection, SILENCE)?;
         let mut request = DialRequest {
             id: self.id.clone(),
             port: meant.port().into(),
@@ -119,11 +124,15 @@ fn refuse(connection: &TcpStream) {
 }
 
 /// Copies both ways, until both sides have ended.
-fn join(connection: Arc<TcpStream>, stream: Arc<UnixStream>) {
-    let (there, here) = (Arc::clone(&stream), Arc::clone(&connection));
-    let inward = move || match io::copy(&mut &*here, &mut &*there) {
-        Ok(_) => drop(there.shutdown(Shutdown::Write)),
-        Err(_) => end(&here, &there),
+fn join(guest: &Arc<Guest>, connection: TcpStream, stream: UnixStream) {
+    let (connection, stream) = (Arc::new(connection), Arc::new(stream));
+    let (there, here, counted) = (Arc::clone(&stream), Arc::clone(&connection), Arc::clone(guest));
+    let inward = move || {
+        match io::copy(&mut &*here, &mut &*there) {
+            Ok(_) => drop(there.shutdown(Shutdown::Write)),
+            Err(_) => end(&here, &there),
+        }
+        drop(counted);
     };
     if spawn(inward).is_err() {
         return refuse(&connection);

@@ -152,7 +152,7 @@ impl Tasks {
             // It may have ended while it was asked; of what has, the end is about to be heard.
             let gone = matches!(
                 error.code(),
-                ttrpc::Code::FAILED_PRECONDITION | ttrpc::Code::NOT_FOUND
+                ttrpc::Code::FAILED_PRECONDITION | ttrpc::Code::NOT_FOUND | ttrpc::Code::UNAVAILABLE
             );
             let patience = if gone { LAST_STEPS } else { Duration::ZERO };
             return Err(match first.wait_within(patience) {

@@ -1,4 +1,4 @@
-//! The doors of the README beside `koya`: each command as it stands there, typed by somebody who says yes when he is asked.
+//! The doors of the README beside `koya`: each command as it stands there, at a terminal where somebody says yes when he is asked.
 
 use std::fs;
 use std::path::Path;
@@ -39,7 +39,7 @@ fn every_door_of_the_readme_opens_as_written() {
     for (variable, name) in [("KOYA_CLI", "koya"), ("KOYA_SHIM", "containerd-shim-koya-v2")] {
         fs::copy(from_env(variable), home.path("bin").join(name)).unwrap();
     }
-    let script = home.file("doors.sh", format!("{HOST}\nset -x\n{doors}\nset +x\nfinish\n"));
+    let script = home.file("doors.sh", format!("{HOST}\nset -x\n{doors}\nset +x\n"));
 
     let mut terminal = Terminal::new();
     let path = format!(

@@ -1,16 +1,16 @@
 #!/bin/bash
 # A host for the README's doors: engines of Debian with folders of their own, in this process's namespaces. What systemd and a
-# cluster would do is played: systemctl signals and starts the engines, kubectl keeps what it is given.
-# The README's commands follow, and `finish`.
+# cluster would do is played: systemctl signals and starts the engines, kubectl keeps what it is given, and nothing is pulled.
+# The README's commands follow.
 set -euo pipefail
 
 mount -t tmpfs tmpfs /var/lib
-for folder in containers docker containerd netns koya-runtime; do
-    mkdir -p "/run/$folder"
-    mount -t tmpfs tmpfs "/run/$folder"
-done
+mount -t tmpfs tmpfs /run
+mkdir /run/lock
+made=()
 for folder in containers docker containerd; do
-    mkdir -p "etc/$folder" "/etc/$folder"
+    mkdir -p "etc/$folder"
+    [[ -d /etc/$folder ]] || { mkdir "/etc/$folder"; made+=("/etc/$folder"); }
     cp -a "/etc/$folder/." "etc/$folder"
     mount --bind "etc/$folder" "/etc/$folder"
 done
@@ -31,7 +31,14 @@ systemctl() {
     esac
 }
 kubectl() { cat > "applied$3$2"; }
-finish() { kill "$docker" "$containerd"; wait; }
+# Images are here already.
+ctr() { [[ "$1 $2" == "image pull" ]] || command ctr "$@"; }
+finish() {
+    for engine in "${docker-}" "${containerd-}"; do [[ -z $engine ]] || kill "$engine" || true; done
+    wait
+    for folder in "${made[@]}"; do umount "$folder" && rmdir "$folder"; done
+}
+trap finish EXIT
 
 start_containerd
 dockerd --containerd /run/containerd/containerd.sock --pidfile "$PWD/docker.pid" > docker.log 2>&1 < /dev/null &

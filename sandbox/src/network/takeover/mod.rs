@@ -7,8 +7,8 @@
 //!   made it   │                                                                           neighbours, MTU
 //! ```
 //!
-//! Somebody made the namespace, and somebody knows how to unmake it: netavark, CNI, libnetwork. Nothing is changed in it
-//! but the queueing disciplines of its interfaces; their addresses go only if the caller wants so. Where a name server of
+//! Somebody made the namespace, and somebody knows how to unmake it: netavark, CNI, libnetwork. Nothing is changed in it here
+//! but the queueing disciplines of its interfaces (and a rule for its [loopback device](super::loopback)); their addresses go only if the caller wants so. Where a name server of
 //! the namespace's own has to ask others, [`keep_answers`] lets it hear them. A namespace that is there after its guest is
 //! given back as it was ([`give_back`]).
 
@@ -216,18 +216,24 @@ pub fn keep_answers(namespace: &Namespace, taken: &Taken) -> Result<(), Takeover
     })?
 }
 
-/// Undoes [`take_over`] in a namespace that outlives its guest: the taps go, and frames go their usual way again. As long as
+/// Undoes [`take_over`] and [`Loopback::take`](super::loopback::Loopback::take) in a namespace that outlives its guest: the
+/// taps go, and frames and connections go their usual way again. As long as
 /// a VMM has a tap open, all is left as it is.
 ///
 /// # Errors
 /// [`TakeoverError`]
 pub fn give_back(namespace: &Namespace) -> Result<(), TakeoverError> {
-    namespace.run(|| give_back_here(&open()?))?
+    namespace.run(|| {
+        if give_back_here(&open()?)? {
+            // Where the kernel has no rules, there is none of ours.
+            let _ = koya_nft::remove();
+        }
+        Ok(())
+    })?
 }
 
-fn give_back_here(netlink: &Netlink) -> Result<(), TakeoverError> {
-    // Where the kernel has no rules, there is none of ours.
-    let _ = koya_nft::remove();
+/// Whether a guest was here, and has gone.
+fn give_back_here(netlink: &Netlink) -> Result<bool, TakeoverError> {
     let devices = device::all(netlink)?;
     let is_there = |name: &String| {
         devices
@@ -237,14 +243,14 @@ fn give_back_here(netlink: &Netlink) -> Result<(), TakeoverError> {
     let taps: Vec<_> = tap_numbers().take(devices.len()).take_while(is_there).collect();
     for tap in &taps {
         if !tap::remove(tap)? {
-            return Ok(());
+            return Ok(false);
         }
     }
     let others = devices.iter().filter(|device| device.is_for_guests());
     for device in others.take(taps.len()) {
         redirect::remove(netlink, device)?;
     }
-    Ok(())
+    Ok(!taps.is_empty())
 }
 
 /// Joins each device to the tap of its card.

@@ -1,6 +1,6 @@
 //! A host without KVM.
 
-use super::{IMAGE, Podman, is_nothing_left};
+use super::{IMAGE, Podman, is_nothing_left, until};
 use crate::runtime::KVM;
 use crate::support::{hide_kvm, isolate};
 
@@ -13,6 +13,6 @@ fn without_kvm_podman_says_what_to_do() {
     let said = user.said(&user.both()[1], &words);
     assert_eq!(said.code, Some(126), "{said:?}");
     assert!(said.errors.contains(KVM), "{said:?}");
-    assert!(is_nothing_left(), "something is left");
+    until("something is left", is_nothing_left);
     assert_eq!(user.koya(&["ps", "--all", "--quiet"]), "");
 }

@@ -180,7 +180,7 @@ systemd-run --quiet --unit user@$uid.service --uid $NAME --slice user-$uid.slice
     /lib/systemd/systemd --user --unit=basic.target
 cd $HIS
 his() { setpriv --reuid $NAME --regid $NAME --init-groups env -i HOME=$HIS XDG_RUNTIME_DIR=$run PATH=$PATH \"$@\"; }
-podman() { his podman --log-level error --cgroup-manager systemd --runtime $RUNTIME \"$@\"; }
+podman() { his timeout 170 podman --log-level error --cgroup-manager systemd --runtime $RUNTIME \"$@\"; }
 his systemctl --user start dbus.socket
 podman import --quiet $IMAGE_TAR $IMAGE > /dev/null
 id=$(podman run --detach --network none --name his $IMAGE sh -c \"$SERVER\")

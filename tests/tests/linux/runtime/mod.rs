@@ -203,7 +203,7 @@ impl Bench {
         serde_json::from_str(&self.done(&["state", "web"])).unwrap()
     }
 
-    /// What is left of any container: processes, folders, mounts, cgroups.
+    /// What is left of any container: processes, folders, mounts.
     fn left(&self) -> Vec<String> {
         let names = ["koya-vmm", "koya-monitor", "koya-container", "virtiofsd"];
         let processes = names.into_iter().filter(|name| !pids_of(name).is_empty());

@@ -220,7 +220,7 @@ fn without_kvm_it_is_said_what_to_do() {
     hide_kvm();
     let (message, kind) = bench.refusal(&["run", "web"]);
     assert!(message.ends_with(KVM) && kind == "host", "{message}");
-    assert_eq!(bench.left(), Vec::<String>::new());
+    bench.is_clean("without KVM");
     // `koya run` says the same.
     let user = bench.path("user");
     let tar = bench.path("image.tar");
@@ -244,7 +244,7 @@ fn without_kvm_it_is_said_what_to_do() {
         said.errors.starts_with("koya: ") && said.errors.trim_end().ends_with(KVM),
         "{said:?}"
     );
-    assert_eq!(bench.left(), Vec::<String>::new());
+    bench.is_clean("without KVM");
     for folder in ["containers", "vms"] {
         let kept = fs::read_dir(user.join(folder)).into_iter().flatten().count();
         assert_eq!(kept, 0, "{folder}");
