@@ -161,7 +161,7 @@ print(back == data, nobody)
 ";
 
 /// Programs of the namespace that the engine made reach the container by its loopback device.
-fn reach_from_within(user: &Podman, name: &str) {
+pub fn reach_from_within(user: &Podman, name: &str) {
     let server = ["busybox", "nc", "-l", "-p", "7", "-e", "/bin/busybox", "cat"];
     user.koya(&[&["exec", "--detach", name], server.as_slice()].concat());
     let listens = "while ! busybox netstat -ltn | grep -q :7; do sleep 0.1; done";

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::process::Command;
 
+use super::life::reach_from_within;
 use super::{IMAGE, Podman, is_nothing_left};
 use crate::support::{succeed, until};
 
@@ -68,5 +69,6 @@ fn network_that_comes_later(user: &Podman) {
         "ip -o -4 addr show eth0 | grep -o 'inet [0-9.]*'; ip route | grep -o 'default via [0-9.]*' | wc -l";
     let seen = user.koya(&["exec", "web", "sh", "-c", script]);
     assert_eq!(seen, format!("inet {}\n1\n", address.trim()));
+    reach_from_within(user, "web");
     user.koya(&["rm", "--force", "--time", "0", "web"]);
 }
