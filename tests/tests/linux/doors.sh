@@ -32,7 +32,7 @@ systemctl() {
 }
 kubectl() { cat > "applied$3$2"; }
 # Images are here already.
-ctr() { [[ "$1 $2" == "image pull" ]] || command ctr "$@"; }
+ctr() { [[ "${*:1:2}" == "image pull" ]] || command ctr "$@"; }
 finish() {
     for engine in "${docker-}" "${containerd-}"; do [[ -z $engine ]] || kill "$engine" || true; done
     wait
