@@ -43,9 +43,9 @@ fn docker_runs_containers_in_microvms_as_it_does_with_runc() {
     run::a_container_says_and_ends_what_it_does_with_runc(&engine);
     run::what_a_microvm_cannot_have_is_told(&engine);
     run::a_privileged_container_has_none_of_the_hosts_devices(&engine);
-    terminal::at_a_terminal_a_container_is_as_with_runc(&engine);
     life::a_container_lives_as_with_runc(&engine);
     life::a_microvm_that_is_killed_is_a_dead_container(&engine);
+    terminal::at_a_terminal_a_container_is_as_with_runc(&engine);
     crash::whatever_is_killed_under_load_the_engine_sees_the_container_dead(&engine);
     engine.ends();
 }
