@@ -45,7 +45,7 @@ pub fn what_a_guest_cannot_have_is_refused(this: &Sandbox<'_>) {
         (
             "command",
             json!(["no-such-program"]),
-            "UNKNOWN",
+            "INVALID_ARGUMENT",
             "no-such-program",
         ),
     ];
