@@ -15,7 +15,7 @@ use netlink_packet_route::route::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::netlink::Netlink;
-use super::plan::{Interface, Neighbour, Plan, Route};
+use super::plan::{Interface, Mac, Neighbour, Plan, Route};
 use crate::error::{Result, exists, invalid, runtime};
 
 /// What a device is called on its way: the kernel puts a free number in.
@@ -33,9 +33,9 @@ pub fn is_here(interface: &Interface) -> Result<bool> {
 }
 
 /// Sends the device to another namespace; false if it is not here.
-pub fn send(interface: &Interface, to: &File) -> Result<bool> {
+pub fn send(mac: Mac, to: &File) -> Result<bool> {
     let netlink = open()?;
-    let found = netlink.find_mac(interface.mac);
+    let found = netlink.find_mac(mac);
     let Some(index) = found.map_err(runtime("list the network devices"))? else {
         return Ok(false);
     };
@@ -48,10 +48,7 @@ pub fn send(interface: &Interface, to: &File) -> Result<bool> {
     ];
     netlink
         .change(RouteNetlinkMessage::SetLink(message))
-        .map_err(runtime(format!(
-            "give the container the device {}",
-            interface.mac
-        )))?;
+        .map_err(runtime(format!("move the device {mac}")))?;
     Ok(true)
 }
 
@@ -70,6 +67,29 @@ pub fn set_up(plan: &Plan) -> Result<()> {
         netlink
             .change(RouteNetlinkMessage::NewNeighbour(message))
             .map_err(runtime(format!("add the neighbour {}", neighbour.address)))?;
+    }
+    Ok(())
+}
+
+/// Takes routes away. One whose device has gone went with it.
+pub fn remove_routes(routes: &[Route]) -> Result<()> {
+    let netlink = open()?;
+    for route in routes {
+        let here = match &route.interface {
+            Some(name) => index_of(&netlink, name)?.is_some(),
+            None => true,
+        };
+        if !here {
+            continue;
+        }
+        let (address, prefix) = route.destination;
+        let message = RouteNetlinkMessage::DelRoute(route_message(&netlink, route)?);
+        match netlink.change(message) {
+            Err(error) if error.raw_os_error() != Some(libc::ESRCH) => {
+                return Err(runtime(format!("remove the route to {address}/{prefix}"))(error));
+            }
+            _ => {}
+        }
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  guest's namespace ── device with the MAC ──► container's namespace: name, MTU, addresses, routes, neighbours
-//!                    ◄── when the namespace ends, the kernel gives the device back
+//!                    ◄── when the host takes the network away, or the namespace ends, the device is back
 //! ```
 //!
 //! A container's namespace is entered by threads that end with what they do there.
@@ -47,11 +47,15 @@ pub fn configure(
     } else {
         namespace_of(containers, &request.id)?
     };
+    inside(&target, || apply::remove_routes(&plan.gone.routes))?;
+    for &mac in &plan.gone.interfaces {
+        inside(&target, || apply::send(mac, &guest))?;
+    }
     let until = Deadline::after(deadline.left().unwrap_or(RETURN).min(RETURN));
     let mut looked = false;
     for interface in &plan.interfaces {
         while !inside(&target, || apply::is_here(interface))?
-            && !inside(&guest, || apply::send(interface, &target))?
+            && !inside(&guest, || apply::send(interface.mac, &target))?
         {
             if !looked {
                 // It may have come after the boot.

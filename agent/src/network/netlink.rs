@@ -27,7 +27,7 @@ impl Netlink {
     /// Asks for a change; what is there already is replaced.
     pub fn change(&self, message: RouteNetlinkMessage) -> io::Result<()> {
         let flags = match &message {
-            RouteNetlinkMessage::SetLink(_) => NLM_F_ACK,
+            RouteNetlinkMessage::SetLink(_) | RouteNetlinkMessage::DelRoute(_) => NLM_F_ACK,
             _ => NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE,
         };
         self.exchange(message, flags, |_| {})

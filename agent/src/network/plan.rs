@@ -61,6 +61,15 @@ pub struct Plan {
     pub interfaces: Vec<Interface>,
     pub routes: Vec<Route>,
     pub neighbours: Vec<Neighbour>,
+    /// What goes before all that.
+    pub gone: Gone,
+}
+
+/// What a container is to have no more.
+#[derive(Debug)]
+pub struct Gone {
+    pub interfaces: Vec<Mac>,
+    pub routes: Vec<Route>,
 }
 
 impl Plan {
@@ -69,10 +78,21 @@ impl Plan {
         check_count("interfaces", request.interfaces.len(), MAX_INTERFACES)?;
         check_count("routes", request.routes.len(), MAX_ENTRIES)?;
         check_count("neighbours", request.neighbours.len(), MAX_ENTRIES)?;
+        check_count("gone_interfaces", request.gone_interfaces.len(), MAX_INTERFACES)?;
+        check_count("gone_routes", request.gone_routes.len(), MAX_ENTRIES)?;
+        if request.id.is_empty() && !request.gone_interfaces.is_empty() {
+            return Err(invalid(
+                "gone_interfaces are given back to the guest, which has them: id is empty",
+            ));
+        }
         let mut plan = Self {
             interfaces: each(&request.interfaces, interface)?,
             routes: each(&request.routes, route)?,
             neighbours: each(&request.neighbours, neighbour)?,
+            gone: Gone {
+                interfaces: each(&request.gone_interfaces, |bytes| mac("gone_interfaces", bytes))?,
+                routes: each(&request.gone_routes, route)?,
+            },
         };
         for (number, one) in plan.interfaces.iter().enumerate() {
             let before = || plan.interfaces.iter().take(number);
@@ -292,6 +312,14 @@ mod tests {
         );
         says(refused(&|r| r.routes[0].gateway = String::new()), "neither");
         says(refused(&|r| r.neighbours[0].mac.clear()), "neighbours.mac");
+        says(refused(&|r| r.gone_interfaces = vec![vec![2; 6]]), "id is empty");
+        let of_a_container = |bytes: usize| {
+            move |r: &mut ConfigureNetworkRequest| {
+                r.id = "web".into();
+                r.gone_interfaces = vec![vec![2; bytes]];
+            }
+        };
+        says(refused(&of_a_container(5)), "gone_interfaces");
         says(refused(&|r| r.routes = vec![r.routes[0].clone(); 1025]), "1024");
     }
 }

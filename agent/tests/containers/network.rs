@@ -113,6 +113,50 @@ fn a_container_gets_the_card_with_all_that_belongs_to_it() {
 }
 
 #[test]
+fn a_container_that_runs_gives_cards_and_routes_back() {
+    let place = place_with_card();
+    place.sleeper("web");
+    let look = || {
+        let script = "ls /sys/class/net; ip route";
+        let (_, text) = place.exec("web", "look", &process(&["sh", "-c", script]), b"");
+        String::from_utf8(text).unwrap()
+    };
+    place.client.configure_network(&wanted("web")).unwrap();
+    let change = |change: &dyn Fn(&mut ConfigureNetworkRequest)| {
+        let mut request = ConfigureNetworkRequest {
+            id: "web".into(),
+            ..Default::default()
+        };
+        change(&mut request);
+        place.client.configure_network(&request).unwrap();
+        // What has gone is gone.
+        place.client.configure_network(&request).unwrap();
+    };
+    change(&|request| request.gone_routes = vec![default_by("10.6.0.1")]);
+    let text = look();
+    assert!(
+        !text.contains("via 10.6.0.1") && text.contains("via 10.6.0.2"),
+        "{text}"
+    );
+    change(&|request| {
+        request.gone_routes = vec![default_by("10.6.0.2")];
+        request.gone_interfaces = vec![MAC.to_vec()];
+    });
+    assert_eq!(look(), "lo\n");
+    // It goes and comes at once, too.
+    for _ in 0..2 {
+        let mut request = wanted("web");
+        request.gone_interfaces = vec![MAC.to_vec()];
+        place.client.configure_network(&request).unwrap();
+        let text = look();
+        assert!(
+            text.starts_with("eth0\nlo\n") && text.contains("via 10.6.0.1"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
 fn what_cannot_be_had_is_named() {
     let place = place_with_card();
     let refused =

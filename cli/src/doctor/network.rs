@@ -33,6 +33,8 @@ const REDIRECTION: [Part; 3] = [
     ("cls_u32", "NET_CLS_U32"),
     ("act_mirred", "NET_ACT_MIRRED"),
 ];
+/// What leads 127.0.0.1 of a namespace, and name servers on it, to a container.
+const LOOPBACK: [Part; 2] = [("nf_tables", "NF_TABLES"), ("nft_nat", "NFT_NAT")];
 /// Rules of netavark's nftables driver.
 const NFTABLES: [Part; 6] = [
     ("nf_tables", "NF_TABLES"),
@@ -96,6 +98,7 @@ pub fn all(host: &Host, kernel: &Kernel) -> Vec<Finding> {
     findings.extend([
         kernel.check("network links", "networks", &LINKS),
         kernel.check("network redirection", "networks", &REDIRECTION),
+        kernel.check("loopback redirection", "port forwards of Kubernetes", &LOOPBACK),
         forwarding(host),
     ]);
     findings
@@ -346,6 +349,7 @@ mod tests {
             (new, "/usr/sbin/nft", "firewall", "apt-get install nftables"),
             (old, "cls_u32", "network redirection", "CONFIG_NET_CLS_U32"),
             (old, "veth", "network links", "CONFIG_VETH"),
+            (old, "nft_nat", "loopback redirection", "CONFIG_NFT_NAT"),
             (
                 old,
                 "xt_comment",

@@ -5,20 +5,18 @@ use std::sync::Mutex;
 
 use koya_proto::v1;
 use koya_proto::v1::root_filesystem::Source;
-use koya_sandbox::network::{loopback, resolver};
 use koya_sandbox::stdio;
 use koya_sandbox::volumes::{TAG, Volumes};
 use koya_sandbox::{Lent, Progress, Sandbox, SandboxSpec};
 use rustix::event::{PollFd, PollFlags, poll};
 use serde_json::{Value, json};
 
-use super::network::Network;
+use super::network::{Network, Tenant};
 use super::{Guest, share};
 use crate::create::Birth;
 use crate::error::RuntimeError;
 use crate::house::House;
 use crate::record::{Process, Record};
-use crate::threads;
 
 /// Whether IPv6 is turned off in the stand-in's network namespace, which is this thread's.
 const NO_IPV6: &str = "/proc/sys/net/ipv6/conf/all/disable_ipv6";
@@ -28,7 +26,7 @@ const NO_IPV6: &str = "/proc/sys/net/ipv6/conf/all/disable_ipv6";
 pub(super) fn create(birth: &Birth) -> Result<Guest, RuntimeError> {
     let (house, network) = match &birth.plan.house {
         None => {
-            let network = Network::take(birth.plan.late)?;
+            let network = Network::take(birth.plan.late, birth.plan.resolv_conf.clone())?;
             let house = match boot(birth, &network, birth.templates) {
                 // A guest that gives up by itself has a second chance.
                 Err(RuntimeError::Start(error)) if error.is_by_chance() => {
@@ -62,8 +60,11 @@ pub(super) fn create(birth: &Birth) -> Result<Guest, RuntimeError> {
         .map_err(RuntimeError::system("connect the streams"))?;
     house.agent().create(request(birth, named, house.lent()))?;
     if let Some(network) = &network {
-        network.give(house.agent(), &birth.record.id)?;
-        furnish(birth, &house, network);
+        network.give(Tenant {
+            house: &house,
+            id: &birth.record.id,
+            log: &birth.context.log,
+        })?;
     }
     let outputs = birth.own.connect(streams)?;
     Ok(Guest {
@@ -71,52 +72,6 @@ pub(super) fn create(birth: &Birth) -> Result<Guest, RuntimeError> {
         network,
         outputs,
     })
-}
-
-/// What goes beyond addresses. The container runs without; what it misses is said where an engine keeps it.
-fn furnish(birth: &Birth, house: &House, network: &Network) {
-    let warn = |what: &str, error: &RuntimeError| {
-        birth.context.log.warn(&format!("{what}: {}", error.one_line()));
-    };
-    if let Err(error) = serve_names(birth, house, network) {
-        warn("the container will not find names", &error);
-    }
-    let guest = loopback::Guest {
-        vsock: house.vsock(),
-        agent: house.agent().clone(),
-        id: birth.record.id.clone(),
-    };
-    if let Err(error) = network.join_loopback(guest) {
-        warn(
-            "127.0.0.1 of the namespace does not lead to the container (kubectl port-forward)",
-            &error,
-        );
-    }
-}
-
-/// Has an engine's name server in the namespace answer the guest, if that is where the container is to ask.
-fn serve_names(birth: &Birth, house: &House, network: &Network) -> Result<(), RuntimeError> {
-    let Some(server) = birth.plan.resolv_conf.as_deref().and_then(resolver::on_loopback) else {
-        return Ok(());
-    };
-    if let Err(error) = network.keep_answers() {
-        let error = error.one_line();
-        birth
-            .context
-            .log
-            .warn(&format!("the container finds names of containers only: {error}"));
-    }
-    let mut request = v1::ServeNamesRequest {
-        id: birth.record.id.clone(),
-        address: server.to_string(),
-        ..Default::default()
-    };
-    let stream = stdio::connect(&house.vsock(), &mut request.stream)
-        .map_err(RuntimeError::system("connect a stream for names"))?;
-    house.agent().serve_names(&request)?;
-    threads::spawn("resolver", move || resolver::serve(stream, server))
-        .map(drop)
-        .map_err(threads::refused)
 }
 
 /// Boots a microVM with this network, or forks one if it may.

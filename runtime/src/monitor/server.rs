@@ -160,12 +160,18 @@ impl Monitor {
     }
 
     /// Runs the program, with the network that has come since.
-    fn start(&self, id: &str) -> Result<(), RuntimeError> {
-        let agent = self.house.agent();
-        if let Some((network, devices)) = self.network.as_ref().zip(self.house.devices()) {
-            network.give_late(&devices, agent, id)?;
+    fn start(self: &Arc<Self>, id: &str) -> Result<(), RuntimeError> {
+        if let Some(network) = &self.network {
+            network.give_late(self.tenant(id))?;
         }
-        agent.start(id)?;
+        self.house.agent().start(id)?;
+        if let Err(error) = self.follow_network() {
+            let error = error.one_line();
+            let log = &self.context.log;
+            log.warn(&format!(
+                "the container stays on the networks that it has: {error}"
+            ));
+        }
         // From now on it mostly waits.
         forget_start();
         Ok(())

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::AsFd;
 
-use koya_sandbox::network::takeover::{Within, give_back, take_over};
+use koya_sandbox::network::takeover::{Card, Live, Taken, Watch, Within, give_back};
 use koya_sandbox::network::{Namespace, NamespaceError};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -46,11 +46,15 @@ fn somebodys(host: &Host) -> Namespace {
     namespace
 }
 
+fn taken(namespace: &Namespace, within: Within) -> Taken {
+    Live::take(namespace, within).unwrap().taken().clone()
+}
+
 #[test]
 fn a_guest_gets_all_that_an_interface_has() {
     let host = Host::new();
     let namespace = somebodys(&host);
-    let taken = take_over(&namespace, Within::Nobody).unwrap();
+    let taken = taken(&namespace, Within::Nobody);
     let [interface] = taken.interfaces.as_slice() else {
         panic!("only one is up: {taken:?}")
     };
@@ -109,7 +113,7 @@ fn a_guest_gets_all_that_an_interface_has() {
 fn frames_go_both_ways_and_none_is_answered_by_the_host() {
     let host = Host::new();
     let namespace = somebodys(&host);
-    let taken = take_over(&namespace, Within::Nobody).unwrap();
+    let taken = taken(&namespace, Within::Nobody);
     // Nobody plays the guest: the kernel, which still has the address, must not.
     assert!(crate::host::attempt("ping -n -q -c 1 -W 1 10.9.0.2").is_err());
     let guest = Guest::new(&namespace, &taken, &host.run_folder().join("netns/guest"));
@@ -156,7 +160,7 @@ fn programs_of_the_namespace_reach_the_guest() {
     let host = Host::new();
     let namespace = somebodys(&host);
     let mut tap = kept_up(&namespace);
-    let taken = take_over(&namespace, Within::Programs).unwrap();
+    let taken = taken(&namespace, Within::Programs);
     let named: Vec<_> = taken
         .interfaces
         .iter()
@@ -186,10 +190,10 @@ fn a_namespace_is_given_back_as_it_was_unless_a_guest_has_it() {
         let inside = || run("ip -oneline link show type tun") + &run("tc qdisc show dev eth0 ingress");
         namespace.run(inside).unwrap()
     };
-    take_over(&namespace, Within::Nobody).unwrap();
+    taken(&namespace, Within::Nobody);
     assert!(changes().contains("tap0"), "{}", changes());
     // What nobody has given back is in nobody's way.
-    let taken = take_over(&namespace, Within::Nobody).unwrap();
+    let taken = taken(&namespace, Within::Nobody);
     let guest = Guest::new(&namespace, &taken, &host.run_folder().join("netns/guest"));
     give_back(&namespace).unwrap();
     assert!(
@@ -209,4 +213,109 @@ fn what_is_no_namespace_is_refused() {
     let error = Namespace::open("/etc/passwd".as_ref()).unwrap_err();
     assert!(matches!(error, NamespaceError::Open { .. }));
     assert!(error.to_string().contains("/etc/passwd"), "{error}");
+}
+
+/// Brings another interface, on a network of its own, as `network connect` does.
+fn connect(namespace: &Namespace, name: &str, subnet: &str) {
+    let inside = || {
+        run(&format!("ip link add {name} type veth peer name far-{name}"));
+        run(&format!("ip address add {subnet}.2/24 dev {name}"));
+        run(&format!("ip link set {name} up"));
+    };
+    namespace.run(inside).unwrap();
+}
+
+/// Looks once, at a namespace whose guest gets at most this many cards more; which it got, and what is asked of the agent.
+fn look(
+    live: &mut Live,
+    namespace: &Namespace,
+    most: usize,
+) -> (Vec<Card>, koya_proto::v1::ConfigureNetworkRequest) {
+    let mut cards = Vec::new();
+    let mut plug = |card: &Card| {
+        let has = cards.len() < most;
+        cards.extend(has.then(|| card.clone()));
+        has
+    };
+    let change = live.look(namespace, &mut plug).unwrap();
+    let request = change.request("web");
+    live.settle(change);
+    (cards, request)
+}
+
+#[test]
+fn what_comes_and_goes_while_a_guest_runs_is_followed() {
+    let host = Host::new();
+    let namespace = somebodys(&host);
+    let watch = namespace.run(|| Watch::open().unwrap()).unwrap();
+    let mut live = Live::take(&namespace, Within::Nobody).unwrap();
+    assert_eq!(live.cards().len(), 1);
+    connect(&namespace, "eth1", "10.11.0");
+    watch.wait().unwrap();
+    // A guest that takes no card has the interface when it does.
+    let (cards, request) = look(&mut live, &namespace, 0);
+    assert!(cards.is_empty() && request.interfaces.is_empty(), "{request:?}");
+    let (cards, request) = look(&mut live, &namespace, 1);
+    assert_eq!(cards[0].tap, "tap1");
+    assert_eq!(request.interfaces[0].name, "eth1");
+    assert_eq!(request.interfaces[0].addresses, ["10.11.0.2/24"]);
+    assert_eq!(request.interfaces[0].mac, cards[0].mac.bytes().to_vec());
+    // It is the guest that answers now.
+    let guest = Guest::new(&namespace, live.taken(), &host.run_folder().join("netns/guest"));
+    let beyond = || {
+        run("ip address add 10.11.0.1/24 dev far-eth1");
+        run("ip link set far-eth1 up");
+    };
+    // The far end of the wire, in a namespace of its own, as the namespace would answer itself.
+    let far = Namespace::create(&host.run_folder().join("netns/far")).unwrap();
+    let file = far
+        .run(|| File::open("/proc/thread-self/ns/net").unwrap())
+        .unwrap();
+    let fd = std::os::fd::AsRawFd::as_raw_fd(&file);
+    let move_it = format!("ip link set far-eth1 netns /proc/{}/fd/{fd}", std::process::id());
+    namespace.run(|| run(&move_it)).unwrap();
+    far.run(beyond).unwrap();
+    far.run(|| run("ping -n -q -c 2 -i 0.2 -W 5 10.11.0.2")).unwrap();
+    drop(guest);
+    // A route goes, another comes.
+    let reroute = || run("ip route replace default via 10.11.0.1");
+    namespace.run(reroute).unwrap();
+    let (_, request) = look(&mut live, &namespace, 0);
+    assert_eq!(request.gone_routes[0].gateway, "10.9.0.1");
+    assert_eq!(request.routes[0].gateway, "10.11.0.1");
+    assert!(
+        request.interfaces.is_empty() && request.gone_interfaces.is_empty(),
+        "{request:?}"
+    );
+    // It goes: the card waits for the next one, whose frames it passes with its own MAC.
+    namespace.run(|| run("ip link del eth1")).unwrap();
+    let (_, request) = look(&mut live, &namespace, 0);
+    assert_eq!(request.gone_interfaces, [cards[0].mac.bytes().to_vec()]);
+    connect(&namespace, "eth2", "10.12.0");
+    connect(&namespace, "eth3", "10.13.0");
+    let (more, request) = look(&mut live, &namespace, 1);
+    assert_eq!(more[0].tap, "tap2");
+    let macs: Vec<_> = request.interfaces.iter().map(|one| one.mac.clone()).collect();
+    assert_eq!(
+        macs,
+        [cards[0].mac.bytes().to_vec(), more[0].mac.bytes().to_vec()]
+    );
+    // One that is taken down is gone as well.
+    namespace.run(|| run("ip link set eth2 down")).unwrap();
+    let (_, request) = look(&mut live, &namespace, 0);
+    assert_eq!(request.gone_interfaces, [cards[0].mac.bytes().to_vec()]);
+    let (_, request) = look(&mut live, &namespace, 0);
+    assert_eq!(
+        request,
+        koya_proto::v1::ConfigureNetworkRequest {
+            id: "web".into(),
+            ..Default::default()
+        }
+    );
+    give_back(&namespace).unwrap();
+    let left = namespace
+        .run(|| run("ip -oneline link show type tun") + &run("tc qdisc show ingress"))
+        .unwrap();
+    assert!(!left.contains("tap") && !left.contains("eth"), "{left}");
+    Namespace::remove(far.path()).unwrap();
 }

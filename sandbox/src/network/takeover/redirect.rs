@@ -1,6 +1,7 @@
 //! Whatever arrives at one interface leaves by another: an ingress queueing discipline, a filter that takes everything,
 //! and the action `mirred` (tc-mirred(8)).
 
+use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
 
@@ -36,7 +37,7 @@ const DNS: u32 = 53;
 /// namespace, the guest's included.
 const OWN_PORTS: u32 = 0xf000;
 /// The same as `net.ipv4.ip_local_port_range` says it.
-pub(super) const OWN_PORT_RANGE: &str = "61440 65535";
+const OWN_PORT_RANGE: &str = "61440 65535";
 
 /// Sends what arrives at `from` out of `to`.
 pub(super) fn add(netlink: &Netlink, from: &Device, to: &Device) -> Result<(), TakeoverError> {
@@ -102,6 +103,12 @@ pub(super) fn keep_answers(netlink: &Netlink, from: &Device, to: &Device) -> Res
         netlink.request(filter, Add::New).map_err(failed)?;
     }
     Ok(())
+}
+
+/// Has this thread's namespace choose from the ports whose answers are its own.
+pub(super) fn choose_own_ports() -> Result<(), TakeoverError> {
+    let range = "/proc/sys/net/ipv4/ip_local_port_range";
+    fs::write(range, OWN_PORT_RANGE).map_err(|source| TakeoverError::Ports { source })
 }
 
 /// Looks at four bytes of a packet.

@@ -19,7 +19,7 @@ use netlink_packet_route::route::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::device::Device;
-use super::{Interface, Neighbour, Route, Taken, TakeoverError, redirect};
+use super::{Interface, Neighbour, Route, TakeoverError, redirect};
 use crate::network::address::Cidr;
 use crate::network::netlink::{Add, Netlink};
 
@@ -27,17 +27,16 @@ use crate::network::netlink::{Add, Netlink};
 const ALONE: u8 = 32;
 
 /// Lets programs of this namespace reach the IPv4 addresses of `interface`, which the guest has taken over from `device`; the
-/// guest is told how to answer. `number` is the interface's: each has a neighbour of its own.
+/// guest is to be told how to answer. `number` is the interface's: each has a neighbour of its own.
 pub(super) fn let_in(
     netlink: &Netlink,
     number: usize,
     device: &Device,
     tap: &Device,
     interface: &Interface,
-    taken: &mut Taken,
-) -> Result<(), TakeoverError> {
+) -> Result<Option<(Route, Neighbour)>, TakeoverError> {
     let Some((own, alone)) = neighbour(number) else {
-        return Ok(());
+        return Ok(None);
     };
     redirect::except(netlink, tap, own)?;
     let failed = |act| {
@@ -62,19 +61,19 @@ pub(super) fn let_in(
             .request(message, Add::Over)
             .map_err(failed("set the route"))?;
     }
-    taken.routes.push(Route {
+    let route = Route {
         destination: alone,
         gateway: None,
         interface: interface.name.clone(),
         source: None,
         metric: 0,
-    });
-    taken.neighbours.push(Neighbour {
+    };
+    let neighbour = Neighbour {
         address: own.into(),
         mac: tap.mac,
         interface: interface.name.clone(),
-    });
-    Ok(())
+    };
+    Ok(Some((route, neighbour)))
 }
 
 /// Of the link (RFC 3927), where it is nobody else's: no host has more than one namespace on such a link.

@@ -55,6 +55,7 @@ fn containers_of_networks_and_applications_find_each_other() {
     let engine = Docker::new();
     run::images_are_built_by_commands_in_microvms(&engine);
     networks::containers_find_each_other_by_name(&engine);
+    networks::a_container_that_runs_joins_a_network_and_leaves_it(&engine);
     networks::an_application_of_several_containers_runs(&engine);
     engine.ends();
 }

@@ -109,6 +109,68 @@ pub(super) fn containers_find_each_other_by_name(engine: &Docker) {
     });
 }
 
+/// What a container sees of a network that comes while it runs, once it has: the way to it and beyond, and who is there by
+/// name.
+const COMES: &str = "until [ \"$(ip route | grep -c eth1)\" -ge 2 ] && nslookup server > /dev/null; do sleep 0.2; done; \
+                     ip route | sed 's/172[.]17[.].*/BRIDGE/' | sort; \
+                     at=$(nslookup server | sed -n '/^Name/,$ s/^Address: //p'); echo $at; \
+                     printf 'GET /page HTTP/1.0\\r\\n\\r\\n' | nc -w 60 $at 80 | tail -n 1";
+/// What it sees when that has gone.
+const GOES: &str = "while [ -e /sys/class/net/eth1 ] || ! ip route | grep -q default; do sleep 0.2; done; \
+                    ls /sys/class/net; ip route | sed 's/172[.]17[.].*/BRIDGE/' | sort";
+
+pub(super) fn a_container_that_runs_joins_a_network_and_leaves_it(engine: &Docker) {
+    engine.done(&["network", "create", "--subnet", "10.88.8.0/24", "alpha"]);
+    let mut words = vec![
+        "run",
+        "--detach",
+        "--name",
+        "server",
+        "--runtime",
+        "koya",
+        "--network",
+        "alpha",
+    ];
+    words.extend(["--ip", "10.88.8.5", IMAGE, "sh", "-c"]);
+    words.push("echo served > /tmp/page; exec httpd -f -p 80 -h /tmp");
+    engine.done(&words);
+    let said = ["runc", "koya"].map(|name| {
+        // As most begin: on the bridge that all have in common, where nobody has a name.
+        engine.done(&[
+            "run",
+            "--detach",
+            "--name",
+            name,
+            "--runtime",
+            name,
+            IMAGE,
+            "sleep",
+            "1000",
+        ]);
+        let mut said = Vec::new();
+        for address in ["10.88.8.9", "10.88.8.10"] {
+            engine.done(&["network", "connect", "--ip", address, "alpha", name]);
+            said.push(engine.done(&["exec", name, "timeout", "90", "sh", "-c", COMES]));
+            engine.done(&["network", "disconnect", "alpha", name]);
+            said.push(engine.done(&["exec", name, "timeout", "90", "sh", "-c", GOES]));
+        }
+        engine.done(&["rm", "--force", name]);
+        said
+    });
+    let [runc, koya] = said;
+    assert_eq!(koya, runc);
+    assert!(koya[0].contains("default via 10.88.8.1 dev eth1"), "{koya:?}");
+    assert!(
+        koya[0].ends_with("10.88.8.5\nserved\n") && koya[2].contains("src 10.88.8.10"),
+        "{koya:?}"
+    );
+    engine.done(&["rm", "--force", "server"]);
+    engine.done(&["network", "rm", "alpha"]);
+    until("something is left of containers of networks", || {
+        engine.is_nothing_left()
+    });
+}
+
 pub(super) fn an_application_of_several_containers_runs(engine: &Docker) {
     let folder = engine.home.path("application");
     fs::create_dir(&folder).unwrap();

@@ -42,7 +42,44 @@ fn a_container_is_on_two_networks_as_with_crun() {
     assert!(said.out.contains("eth0\neth1\nlo\n"), "{said:?}");
     // Both say that they lead everywhere.
     assert_eq!(said.out.matches("default via").count(), 2, "{said:?}");
+    a_container_that_runs_joins_one(&user);
     until("something is left of the container", is_nothing_left);
     user.koya(&["rm", "--force", "--time", "0", "far"]);
     user.koya(&["network", "rm", "koya-a", "koya-b"]);
+}
+
+/// `network connect` and `disconnect`, beside the server on both.
+fn a_container_that_runs_joins_one(user: &Podman) {
+    let comes = "until wget -q -O - -T 5 http://10.91.2.9:8000/page; do sleep 0.2; done; ls /sys/class/net; ip route | grep 91.2";
+    let goes = "while [ -e /sys/class/net/eth1 ]; do sleep 0.2; done; ls /sys/class/net; \
+                wget -q -O - http://10.91.1.9:8000/page";
+    let said = ["crun", "koya"].map(|runtime| {
+        let done = |words: &[&str]| {
+            let said = user.said(runtime, words);
+            assert_eq!(said.code, Some(0), "{words:?}: {said:?}");
+            said.out
+        };
+        done(&[
+            "run",
+            "--detach",
+            "--name",
+            "near",
+            "--network",
+            "koya-a:interface_name=eth0",
+            IMAGE,
+            "sleep",
+            "1000",
+        ]);
+        let words = ["network", "connect", "--ip", "10.91.2.77", "koya-b", "near"];
+        done(&words);
+        let there = done(&["exec", "near", "timeout", "90", "sh", "-c", comes]);
+        done(&["network", "disconnect", "koya-b", "near"]);
+        let gone = done(&["exec", "near", "timeout", "90", "sh", "-c", goes]);
+        done(&["rm", "--force", "--time", "0", "near"]);
+        [there, gone]
+    });
+    let [crun, koya] = said;
+    assert_eq!(koya, crun);
+    assert!(koya[0].starts_with("served\neth0\neth1\nlo\n"), "{koya:?}");
+    assert_eq!(koya[1], "eth0\nlo\nserved\n");
 }
