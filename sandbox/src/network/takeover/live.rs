@@ -108,12 +108,13 @@ impl Live {
     /// # Errors
     /// [`TakeoverError`]; to be had without, only names of elsewhere then stay unknown.
     pub fn keep_answers(&mut self, namespace: &Namespace) -> Result<(), TakeoverError> {
-        self.answers = true;
         namespace.run(|| {
             let netlink = open()?;
             self.answer(&netlink, &device::all(&netlink)?)?;
             redirect::choose_own_ports()
-        })?
+        })??;
+        self.answers = true;
+        Ok(())
     }
 
     /// Brings the namespace into the shape that it is to have; what the guest is to have of it.
@@ -125,24 +126,14 @@ impl Live {
             .filter(|device| device.is_for_guests() && !is_ours(device))
             .collect();
         self.let_go(netlink, &all, &theirs)?;
-        let mut ours: Vec<(usize, &Device)> = Vec::new();
-        for device in theirs {
-            let is_free = |number| ours.iter().all(|(other, _)| *other != number);
-            let number = match self.number_of(device, is_free) {
-                None => self.another(device, &all, plug)?,
-                number => number,
-            };
-            ours.extend(number.map(|number| (number, device)));
-        }
-        ours.sort_by_key(|(number, _)| *number);
-        let taps = self.slots.iter().map(|slot| slot.card.tap.clone());
-        let taps: Vec<_> = taps.collect();
+        let ours = self.assign(theirs, &all, plug)?;
         let named = ours.iter().filter_map(|&(number, device)| {
-            Some((device.name.clone(), taps.get(number)?.clone(), device.clone()))
+            let tap = &self.slots.get(number)?.card.tap;
+            Some((device.name.clone(), tap.clone(), device.clone()))
         });
         let mut taken = read::taken(netlink, &named.collect::<Vec<_>>())?;
+        let within = self.within;
         for ((number, device), interface) in ours.into_iter().zip(&mut taken.interfaces) {
-            let within = self.within;
             let Some(slot) = self.slots.get_mut(number) else {
                 continue;
             };
@@ -152,13 +143,10 @@ impl Live {
                 Some(_) => keep_mtu(netlink, device, &slot.card.tap, &all)?,
             }
         }
-        for beside in self
-            .slots
-            .iter()
-            .filter_map(|slot| slot.joined.as_ref()?.beside.clone())
-        {
-            taken.routes.push(beside.0);
-            taken.neighbours.push(beside.1);
+        let joined = self.slots.iter().filter_map(|slot| slot.joined.as_ref());
+        for (route, neighbour) in joined.filter_map(|joined| joined.beside.clone()) {
+            taken.routes.push(route);
+            taken.neighbours.push(neighbour);
         }
         if self.answers {
             self.answer(netlink, &device::all(netlink)?)?;
@@ -185,6 +173,26 @@ impl Live {
             slot.joined = None;
         }
         Ok(())
+    }
+
+    /// The interfaces that have a card, with its number, in the order of cards.
+    fn assign<'a>(
+        &mut self,
+        theirs: Vec<&'a Device>,
+        all: &[Device],
+        plug: Plug<'_>,
+    ) -> Result<Vec<(usize, &'a Device)>, TakeoverError> {
+        let mut ours: Vec<(usize, &Device)> = Vec::new();
+        for device in theirs {
+            let is_free = |number| ours.iter().all(|(other, _)| *other != number);
+            let number = match self.number_of(device, is_free) {
+                None => self.another(device, all, plug)?,
+                number => number,
+            };
+            ours.extend(number.map(|number| (number, device)));
+        }
+        ours.sort_by_key(|(number, _)| *number);
+        Ok(ours)
     }
 
     /// The card that an interface is joined to, or else one that waits and is free: best with the same MAC, as the guest's

@@ -132,8 +132,12 @@ impl Taken {
 impl Change {
     /// What has to be done so that a guest that has `before` has what is there `now`.
     pub(super) fn between(before: &Taken, now: Taken) -> Self {
-        let come: Vec<_> = without(&now.interfaces, &before.interfaces);
-        let gone = without(&before.interfaces, &now.interfaces);
+        let come = now.interfaces.iter();
+        let come = come.filter(|now| !before.interfaces.iter().any(|before| before.is_still(now)));
+        let come: Vec<_> = come.cloned().collect();
+        let gone = before.interfaces.iter();
+        let gone = gone.filter(|before| !now.interfaces.iter().any(|now| before.is_still(now)));
+        let gone = gone.map(|interface| interface.mac).collect();
         let is_new = |name: &String| come.iter().any(|interface| interface.name == *name);
         // Of several routes to one place the order counts: all of them go and come.
         let same = |route: &Route| {
@@ -152,7 +156,7 @@ impl Change {
         let neighbours = neighbours
             .filter(|neighbour| !before.neighbours.contains(neighbour) || is_new(&neighbour.interface));
         Self {
-            gone: gone.into_iter().map(|interface| interface.mac).collect(),
+            gone,
             gone_routes: changed(&before.routes),
             come: Taken {
                 routes: changed(&now.routes),
@@ -178,10 +182,18 @@ impl Change {
     }
 }
 
-/// Those of `all` that are not among `others`.
-fn without(all: &[Interface], others: &[Interface]) -> Vec<Interface> {
-    let rest = all.iter().filter(|interface| !others.contains(interface));
-    rest.cloned().collect()
+impl Interface {
+    /// Whether the guest has nothing to change to have `now`. An IPv6 address that has run out is none: the guest hears
+    /// routers itself.
+    fn is_still(&self, now: &Self) -> bool {
+        let is_kept = |address: &&Cidr| address.address().is_ipv4() || now.addresses.contains(address);
+        let kept: Vec<_> = self.addresses.iter().filter(is_kept).copied().collect();
+        let addresses = now.addresses.clone();
+        *now == Self {
+            addresses,
+            ..self.clone()
+        } && kept == now.addresses
+    }
 }
 
 impl Route {
@@ -274,6 +286,16 @@ mod tests {
         let request = between(&with(&[0, 1], &[0, 1]), &with(&[0, 1], &[1, 0]));
         assert_eq!(gateways(&request.gone_routes), ["10.0.0.1", "10.1.0.1"]);
         assert_eq!(gateways(&request.routes), ["10.1.0.1", "10.0.0.1"]);
+    }
+
+    #[test]
+    fn an_ipv6_address_that_runs_out_is_the_guests_own_affair() {
+        let mut before = with(&[0], &[0]);
+        let address = Cidr::new("fd00::2".parse().unwrap(), 64).unwrap();
+        before.interfaces[0].addresses.push(address);
+        let now = with(&[0], &[0]);
+        assert!(Change::between(&before, now.clone()).is_empty());
+        assert!(!Change::between(&now, before).is_empty());
     }
 
     #[test]
