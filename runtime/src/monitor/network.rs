@@ -14,6 +14,7 @@ use koya_proto::v1;
 use koya_sandbox::network::loopback::{Guest, Loopback};
 use koya_sandbox::network::takeover::{Live, Watch, Within};
 use koya_sandbox::network::{Namespace, VmNetwork, resolver};
+use koya_sandbox::resident::forget_start;
 use koya_sandbox::{rights, stdio};
 
 use super::Monitor;
@@ -167,6 +168,8 @@ impl Monitor {
                     log.warn(&format!("the container's network does not follow: {error}"));
                 }
                 said = error;
+                // Most of the time nothing changes.
+                forget_start();
                 thread::sleep(PAUSE);
             }
         };
