@@ -155,6 +155,10 @@ fn start(netlink: &Netlink, interface: &Interface) -> Result<()> {
     if let Some(mtu) = interface.mtu {
         set(down, Some(LinkAttribute::Mtu(mtu)), "set the MTU of")?;
     }
+    if interface.addresses.iter().any(|(address, _)| address.is_ipv6()) {
+        // An engine may have turned it off for all, and on for the interfaces that it gives such an address.
+        let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "0");
+    }
     for &(address, prefix) in &interface.addresses {
         netlink
             .change(RouteNetlinkMessage::NewAddress(address_message(

@@ -7,7 +7,7 @@ use netlink_packet_core::{
     NetlinkPayload,
 };
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{LinkAttribute, LinkMessage};
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 
@@ -42,26 +42,37 @@ impl Netlink {
         }
     }
 
-    /// Index of the device with an attribute.
-    pub fn find(&self, wanted: impl Fn(&LinkAttribute) -> bool) -> io::Result<Option<u32>> {
+    /// Index of the first device that has one of these attributes and none of those.
+    fn find(
+        &self,
+        wanted: impl Fn(&LinkAttribute) -> bool,
+        unwanted: impl Fn(&LinkAttribute) -> bool,
+    ) -> io::Result<Option<u32>> {
         let mut found = None;
         let all = RouteNetlinkMessage::GetLink(LinkMessage::default());
         self.exchange(all, NLM_F_DUMP, |message| {
             if let RouteNetlinkMessage::NewLink(link) = message
                 && link.attributes.iter().any(&wanted)
+                && !link.attributes.iter().any(&unwanted)
             {
-                found = Some(link.header.index);
+                found.get_or_insert(link.header.index);
             }
         })?;
         Ok(found)
     }
 
+    /// Index of the card with this MAC. What somebody has put on top of one has its MAC as well.
     pub fn find_mac(&self, mac: Mac) -> io::Result<Option<u32>> {
-        self.find(|attribute| matches!(attribute, LinkAttribute::Address(bytes) if *bytes == mac.0))
+        let has =
+            |attribute: &LinkAttribute| matches!(attribute, LinkAttribute::Address(bytes) if *bytes == mac.0);
+        self.find(has, is_on_top)
     }
 
     pub fn find_name(&self, name: &str) -> io::Result<Option<u32>> {
-        self.find(|attribute| matches!(attribute, LinkAttribute::IfName(found) if found == name))
+        self.find(
+            |attribute| matches!(attribute, LinkAttribute::IfName(found) if found == name),
+            |_| false,
+        )
     }
 
     /// Sends a request and reads up to its end.
@@ -96,4 +107,22 @@ impl Netlink {
             }
         }
     }
+}
+
+/// Whether it says that the device is made of others.
+fn is_on_top(attribute: &LinkAttribute) -> bool {
+    let kind = |info: &LinkInfo| match info {
+        LinkInfo::Kind(kind) => matches!(
+            kind,
+            InfoKind::Bridge
+                | InfoKind::Bond
+                | InfoKind::Vlan
+                | InfoKind::MacVlan
+                | InfoKind::MacVtap
+                | InfoKind::IpVlan
+                | InfoKind::IpVtap
+        ),
+        _ => false,
+    };
+    matches!(attribute, LinkAttribute::LinkInfo(infos) if infos.iter().any(kind))
 }

@@ -9,7 +9,7 @@ use koya_proto::names::{Name, Transport};
 use koya_proto::stream::Token;
 use koya_proto::v1::{ConfigureNetworkRequest, DialRequest, Interface, Neighbour, Route, ServeNamesRequest};
 
-use crate::place::{LONG, Place, output, process, shell};
+use crate::place::{LONG, Place, config, output, process, shell};
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 5, 2];
 
@@ -110,6 +110,37 @@ fn a_container_gets_the_card_with_all_that_belongs_to_it() {
     }
     place.client.delete("web", false).unwrap();
     place.assert_gone("web");
+}
+
+#[test]
+fn a_card_has_its_ipv6_address_where_the_others_have_none() {
+    let place = place_with_card();
+    // As docker has it in every network namespace, and then turns it on for some interfaces.
+    let mut config = config(&["sleep", "1000"]);
+    config["linux"]["sysctl"] = serde_json::json!({ "net.ipv6.conf.all.disable_ipv6": "1" });
+    place.client.create(place.request("web", &config)).unwrap();
+    let mut request = wanted("web");
+    request.interfaces[0].addresses.push("fd00:5::2/64".into());
+    place.client.configure_network(&request).unwrap();
+    place.client.start("web").unwrap();
+    // Something with the same MAC is no card.
+    let script = "ip -o -6 address; ip link add on type bridge && ip link set on address 02:00:00:00:05:02; ip -o link";
+    let mut root = process(&["sh", "-c", script]);
+    root["capabilities"]["effective"] = serde_json::json!(["CAP_NET_ADMIN"]);
+    root["capabilities"]["permitted"] = serde_json::json!(["CAP_NET_ADMIN"]);
+    root["capabilities"]["bounding"] = serde_json::json!(["CAP_NET_ADMIN"]);
+    let (_, text) = place.exec("web", "look", &root, b"");
+    let text = String::from_utf8(text).unwrap();
+    assert!(text.contains("eth0    inet6 fd00:5::2/64"), "{text}");
+    assert_eq!(text.matches("02:00:00:00:05:02").count(), 2, "{text}");
+    let request = ConfigureNetworkRequest {
+        id: "web".into(),
+        gone_interfaces: vec![MAC.to_vec()],
+        ..Default::default()
+    };
+    place.client.configure_network(&request).unwrap();
+    let (_, text) = place.exec("web", "again", &process(&["ls", "/sys/class/net"]), b"");
+    assert_eq!(String::from_utf8(text).unwrap(), "lo\non\n");
 }
 
 #[test]

@@ -33,7 +33,7 @@ const REDIRECTION: [Part; 3] = [
     ("cls_u32", "NET_CLS_U32"),
     ("act_mirred", "NET_ACT_MIRRED"),
 ];
-/// What leads 127.0.0.1 of a namespace, and name servers on it, to a container.
+/// What leads 127.0.0.1 of a namespace to a container.
 const LOOPBACK: [Part; 2] = [("nf_tables", "NF_TABLES"), ("nft_nat", "NFT_NAT")];
 /// Rules of netavark's nftables driver.
 const NFTABLES: [Part; 6] = [

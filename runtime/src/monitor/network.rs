@@ -28,6 +28,11 @@ const NAMESPACE: &str = "/proc/self/ns/net";
 /// Between two looks at what has changed, so that a namespace in which something changes all the time takes little.
 const PAUSE: Duration = Duration::from_millis(200);
 
+/// Until the next try after one that has failed, and twice as long after that.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+/// No longer, however many have failed.
+const LAST_RETRY: Duration = Duration::from_secs(30);
+
 /// What is taken over.
 pub(super) struct Network {
     live: Mutex<Live>,
@@ -122,11 +127,12 @@ impl Network {
                 .configure_network(&change.request(tenant.id))?;
             live.settle(change);
         }
+        let lacks_cards = live.lacks_cards();
         drop(live);
         self.serve_names(tenant);
         match refused {
-            Some(error) => Err(error.into()),
-            None => Ok(()),
+            Some(error) if lacks_cards => Err(error.into()),
+            _ => Ok(()),
         }
     }
 
@@ -142,6 +148,8 @@ impl Network {
             tenant.warn("the container finds names of containers only", &error);
         }
         if let Err(error) = ask_for(tenant, server) {
+            // When something changes, it is tried again.
+            self.serves_names.store(false, Ordering::SeqCst);
             tenant.warn("the container will not find names", &error);
         }
     }
@@ -159,19 +167,27 @@ impl Monitor {
         };
         let monitor = Arc::clone(self);
         let work = move || {
-            let mut said = String::new();
-            while watch.wait().is_ok() {
-                let outcome = monitor.look_at_network();
-                let error = outcome.err().map(|error| error.one_line()).unwrap_or_default();
+            let log = &monitor.context.log;
+            let (mut said, mut retry) = (String::new(), None);
+            let end = loop {
+                if let Err(error) = watch.wait(retry) {
+                    break error;
+                }
+                let error = monitor.look_at_network().err().map(|error| error.one_line());
+                retry = error.as_ref().map(|_| {
+                    let next = retry.map_or(FIRST_RETRY, |last: Duration| last.saturating_mul(2));
+                    next.min(LAST_RETRY)
+                });
+                let error = error.unwrap_or_default();
                 if !error.is_empty() && error != said {
-                    let log = &monitor.context.log;
                     log.warn(&format!("the container's network does not follow: {error}"));
                 }
                 said = error;
                 // Most of the time nothing changes.
                 forget_start();
                 thread::sleep(PAUSE);
-            }
+            };
+            log.warn(&format!("the container stays on the networks that it has: {end}"));
         };
         threads::spawn("network", work)
             .map(drop)

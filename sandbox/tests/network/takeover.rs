@@ -251,10 +251,7 @@ fn what_comes_and_goes_while_a_guest_runs_is_followed() {
     let mut live = Live::take(&namespace, Within::Nobody).unwrap();
     assert_eq!(live.cards().len(), 1);
     connect(&namespace, "eth1", "10.11.0");
-    watch.wait().unwrap();
-    // A guest that takes no card has the interface when it does.
-    let (cards, request) = look(&mut live, &namespace, 0);
-    assert!(cards.is_empty() && request.interfaces.is_empty(), "{request:?}");
+    watch.wait(None).unwrap();
     let (cards, request) = look(&mut live, &namespace, 1);
     assert_eq!(cards[0].tap, "tap1");
     assert_eq!(request.interfaces[0].name, "eth1");
@@ -287,35 +284,78 @@ fn what_comes_and_goes_while_a_guest_runs_is_followed() {
         request.interfaces.is_empty() && request.gone_interfaces.is_empty(),
         "{request:?}"
     );
-    // It goes: the card waits for the next one, whose frames it passes with its own MAC.
+    // Of two ways to one place, the kernel makes one route for IPv6.
+    let append = || run("ip -6 route append default via fd00:9::7 dev eth0 metric 1024");
+    namespace.run(append).unwrap();
+    let (_, request) = look(&mut live, &namespace, 0);
+    let gateways: Vec<_> = request
+        .routes
+        .iter()
+        .map(|route| route.gateway.as_str())
+        .collect();
+    assert_eq!(gateways, ["fd00:9::1", "fd00:9::7"]);
+    // It goes.
     namespace.run(|| run("ip link del eth1")).unwrap();
     let (_, request) = look(&mut live, &namespace, 0);
     assert_eq!(request.gone_interfaces, [cards[0].mac.bytes().to_vec()]);
-    connect(&namespace, "eth2", "10.12.0");
-    connect(&namespace, "eth3", "10.13.0");
-    let (more, request) = look(&mut live, &namespace, 1);
-    assert_eq!(more[0].tap, "tap2");
-    let macs: Vec<_> = request.interfaces.iter().map(|one| one.mac.clone()).collect();
-    assert_eq!(
-        macs,
-        [cards[0].mac.bytes().to_vec(), more[0].mac.bytes().to_vec()]
-    );
-    // One that is taken down is gone as well.
-    namespace.run(|| run("ip link set eth2 down")).unwrap();
+    // Nothing is left to be told.
     let (_, request) = look(&mut live, &namespace, 0);
-    assert_eq!(request.gone_interfaces, [cards[0].mac.bytes().to_vec()]);
-    let (_, request) = look(&mut live, &namespace, 0);
-    assert_eq!(
-        request,
-        koya_proto::v1::ConfigureNetworkRequest {
-            id: "web".into(),
-            ..Default::default()
-        }
-    );
+    let nothing = koya_proto::v1::ConfigureNetworkRequest {
+        id: "web".into(),
+        ..Default::default()
+    };
+    assert_eq!(request, nothing);
     give_back(&namespace).unwrap();
     let left = namespace
         .run(|| run("ip -oneline link show type tun") + &run("tc qdisc show ingress"))
         .unwrap();
     assert!(!left.contains("tap") && !left.contains("eth"), "{left}");
     Namespace::remove(far.path()).unwrap();
+}
+
+#[test]
+fn a_card_waits_for_its_like_and_for_others_when_there_are_no_more() {
+    let host = Host::new();
+    let namespace = somebodys(&host);
+    let mut live = Live::take(&namespace, Within::Nobody).unwrap();
+    let mac = |card: &Card| card.mac.bytes().to_vec();
+    // A guest that takes no card has the interface when it does. The tap stays meanwhile: another would be another change.
+    connect(&namespace, "eth1", "10.11.0");
+    let index = || namespace.run(|| run("cat /sys/class/net/tap1/ifindex")).unwrap();
+    let (cards, request) = look(&mut live, &namespace, 0);
+    assert!(cards.is_empty() && request.interfaces.is_empty(), "{request:?}");
+    assert!(live.lacks_cards());
+    let before = index();
+    look(&mut live, &namespace, 0);
+    let (cards, request) = look(&mut live, &namespace, 1);
+    assert_eq!((index(), live.lacks_cards()), (before, false));
+    assert_eq!(request.interfaces[0].mac, mac(&cards[0]));
+    // Two come, and one more card: one of them has to do with the one that waits.
+    namespace.run(|| run("ip link del eth1")).unwrap();
+    connect(&namespace, "eth2", "10.12.0");
+    connect(&namespace, "eth3", "10.13.0");
+    let (more, request) = look(&mut live, &namespace, 1);
+    assert_eq!(more[0].tap, "tap2");
+    let macs: Vec<_> = request.interfaces.iter().map(|one| one.mac.clone()).collect();
+    assert_eq!(macs, [mac(&cards[0]), mac(&more[0])]);
+    let own = namespace.run(|| run("cat /sys/class/net/eth2/address")).unwrap();
+    assert_eq!(own.trim(), more[0].mac.to_string());
+    // One that is taken down is gone as well, and comes again to the card with its MAC. What waits is not up.
+    for name in ["eth2", "eth3"] {
+        namespace
+            .run(|| run(&format!("ip link set {name} down")))
+            .unwrap();
+    }
+    look(&mut live, &namespace, 0);
+    let taps = namespace.run(|| run("ip -oneline link show type tun")).unwrap();
+    assert_eq!(taps.matches("state DOWN").count(), 2, "{taps}");
+    namespace.run(|| run("ip link set eth2 up")).unwrap();
+    let (_, request) = look(&mut live, &namespace, 0);
+    assert_eq!(request.interfaces[0].mac, mac(&more[0]));
+    // What the guest was told in vain it may have all the same.
+    namespace.run(|| run("ip link set eth3 up")).unwrap();
+    drop(live.look(&namespace, &mut |_| false).unwrap());
+    namespace.run(|| run("ip link set eth3 down")).unwrap();
+    let (_, request) = look(&mut live, &namespace, 0);
+    assert_eq!(request.gone_interfaces, [mac(&cards[0])]);
 }

@@ -81,8 +81,16 @@ pub(super) fn find(netlink: &Netlink, name: &str) -> Result<Device, TakeoverErro
 }
 
 pub(super) fn up(netlink: &Netlink, device: &Device) -> Result<(), TakeoverError> {
+    set_up(netlink, device, LinkFlags::Up)
+}
+
+pub(super) fn down(netlink: &Netlink, device: &Device) -> Result<(), TakeoverError> {
+    set_up(netlink, device, LinkFlags::empty())
+}
+
+fn set_up(netlink: &Netlink, device: &Device, flags: LinkFlags) -> Result<(), TakeoverError> {
     let mut message = LinkMessage::default();
-    message.header.flags = LinkFlags::Up;
+    message.header.flags = flags;
     message.header.change_mask = LinkFlags::Up;
     change(netlink, device, message, "change the state")
 }

@@ -5,13 +5,15 @@
 //!          it goes      ──►       parted                                                       the agent: the card is given back
 //! ```
 //!
-//! A card stays the guest's until it ends, and waits for the next interface.
+//! A card stays the guest's until it ends, and waits for an interface with its MAC: that is in all its frames, and not every
+//! network takes another one (macvlan). It is joined to others only when there are no more cards.
 
 use super::device::{self, Device};
 use super::taken::{Card, Change, Interface, Neighbour, Route, Taken};
 use super::{
     Namespace, Netlink, TakeoverError, give_back_here, join, open, read, redirect, tap, tap_numbers, within,
 };
+use crate::network::address::Cidr;
 
 /// Who of the namespace itself wants to reach the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +24,8 @@ pub enum Within {
     Programs,
 }
 
-/// What is asked for a card that has a tap: the guest is to get it. Whether it has.
+/// What is asked for a card that has a tap: the guest is to get it. Whether it has; one that was refused is asked for again
+/// at the next look.
 pub type Plug<'a> = &'a mut (dyn FnMut(&Card) -> bool + Send);
 
 /// Every Ethernet interface of a namespace that is up, under its own name. Their taps are called `tap0`, `tap1` …, unless an
@@ -35,6 +38,10 @@ pub struct Live {
     known: Taken,
     /// Whether a name server of the namespace's own asks others.
     answers: bool,
+    /// A tap that the guest took no card for. It stays for the next time: making and removing it is a change as well.
+    spare: Option<String>,
+    /// Whether the guest may not have been told all of a change.
+    is_unsettled: bool,
 }
 
 /// A card of the guest's.
@@ -50,6 +57,8 @@ struct Joined {
     index: u32,
     /// How the guest answers programs of the namespace.
     beside: Option<(Route, Neighbour)>,
+    /// Where programs of the namespace are led.
+    addresses: Vec<Cidr>,
     /// Whether it keeps answers of name servers.
     answers: bool,
 }
@@ -70,6 +79,8 @@ impl Live {
                 slots: Vec::new(),
                 known: Taken::default(),
                 answers: false,
+                spare: None,
+                is_unsettled: false,
             };
             live.known = live.follow(&netlink, &mut |_| true)?;
             Ok(live)
@@ -86,20 +97,32 @@ impl Live {
         self.slots.iter().map(|slot| slot.card.clone()).collect()
     }
 
-    /// Takes over what has come since, and lets go of what has gone. Where there is no free card, `plug` is asked for one; an
-    /// interface that gets none is left alone until the next look. The guest is to be told of the change, which is
-    /// [`settled`](Self::settle) then.
+    /// Takes over what has come since, and lets go of what has gone. `plug` is asked for cards; an interface that gets none is
+    /// left alone until the next look. The guest is to be told of the change, which is [`settled`](Self::settle) then.
     ///
     /// # Errors
     /// [`TakeoverError`]; the next look goes on from there.
     pub fn look(&mut self, namespace: &Namespace, plug: Plug<'_>) -> Result<Change, TakeoverError> {
         let now = namespace.run(|| self.follow(&open()?, plug))??;
-        Ok(Change::between(&self.known, now))
+        let mut change = Change::between(&self.known, now);
+        if self.is_unsettled {
+            // Of what it was told in vain it may have a part.
+            let waiting = self.slots.iter().filter(|slot| slot.joined.is_none());
+            change.take_away(waiting.map(|slot| slot.card.mac));
+        }
+        self.is_unsettled = !change.is_empty();
+        Ok(change)
     }
 
     /// The guest has been told.
     pub fn settle(&mut self, change: Change) {
         self.known = change.now;
+        self.is_unsettled = false;
+    }
+
+    /// Whether an interface is left alone, as the guest took no more cards.
+    pub fn lacks_cards(&self) -> bool {
+        self.spare.is_some()
     }
 
     /// Lets processes of the namespace go on asking name servers elsewhere: answers to ports from 61440 on, which from now on
@@ -138,9 +161,9 @@ impl Live {
                 continue;
             };
             interface.mac = slot.card.mac;
-            match &slot.joined {
-                None => slot.joined = Some(joined(netlink, number, device, interface, within)?),
-                Some(_) => keep_mtu(netlink, device, &slot.card.tap, &all)?,
+            match &mut slot.joined {
+                None => slot.joined = Some(Joined::new(netlink, number, device, interface, within)?),
+                Some(joined) => joined.keep(netlink, number, device, interface)?,
             }
         }
         let joined = self.slots.iter().filter_map(|slot| slot.joined.as_ref());
@@ -169,6 +192,8 @@ impl Live {
                 if joined.beside.is_some() {
                     device::strip(netlink, tap)?;
                 }
+                // What the guest says by a card that waits is not for this namespace.
+                device::down(netlink, tap)?;
             }
             slot.joined = None;
         }
@@ -183,29 +208,37 @@ impl Live {
         plug: Plug<'_>,
     ) -> Result<Vec<(usize, &'a Device)>, TakeoverError> {
         let mut ours: Vec<(usize, &Device)> = Vec::new();
+        let mut lacks = false;
         for device in theirs {
             let is_free = |number| ours.iter().all(|(other, _)| *other != number);
             let number = match self.number_of(device, is_free) {
-                None => self.another(device, all, plug)?,
+                None => self.another(device, all, plug)?.or_else(|| self.waiting(is_free)),
                 number => number,
             };
+            lacks |= number.is_none();
             ours.extend(number.map(|number| (number, device)));
+        }
+        if !lacks && let Some(tap) = self.spare.take() {
+            tap::remove(&tap)?;
         }
         ours.sort_by_key(|(number, _)| *number);
         Ok(ours)
     }
 
-    /// The card that an interface is joined to, or else one that waits and is free: best with the same MAC, as the guest's
-    /// frames have the card's.
+    /// The card that an interface is joined to, or else one that waits for its like.
     fn number_of(&self, device: &Device, is_free: impl Fn(usize) -> bool) -> Option<usize> {
         let has = |slot: &Slot| matches!(&slot.joined, Some(joined) if joined.index == device.index);
-        let waiting = || {
-            let slots = self.slots.iter().enumerate();
-            slots.filter(|(number, slot)| slot.joined.is_none() && is_free(*number))
+        let fits = |(number, slot): (usize, &Slot)| {
+            slot.joined.is_none() && slot.card.mac == device.mac && is_free(number)
         };
-        let same = || waiting().find(|(_, slot)| slot.card.mac == device.mac);
         let joined = self.slots.iter().position(has);
-        joined.or_else(|| same().or_else(|| waiting().next()).map(|(number, _)| number))
+        joined.or_else(|| self.slots.iter().enumerate().position(fits))
+    }
+
+    /// Any card that waits.
+    fn waiting(&self, is_free: impl Fn(usize) -> bool) -> Option<usize> {
+        let waits = |(number, slot): (usize, &Slot)| slot.joined.is_none() && is_free(number);
+        self.slots.iter().enumerate().position(waits)
     }
 
     /// Another card for this interface, if the guest gets one.
@@ -215,14 +248,7 @@ impl Live {
         all: &[Device],
         plug: Plug<'_>,
     ) -> Result<Option<usize>, TakeoverError> {
-        let is_free = |name: &String| {
-            let taps = self.slots.iter().map(|slot| &slot.card.tap);
-            all.iter()
-                .map(|device| &device.name)
-                .chain(taps)
-                .all(|other| other != name)
-        };
-        let Some(tap) = tap_numbers().find(is_free) else {
+        let Some(tap) = self.free_tap(all)? else {
             return Ok(None);
         };
         let is_taken = self.slots.iter().any(|slot| slot.card.mac == device.mac);
@@ -230,13 +256,30 @@ impl Live {
             true => Card::random(tap.clone()).map_err(|source| TakeoverError::Tap { name: tap, source })?,
             false => Card { tap, mac: device.mac },
         };
-        tap::make(&card.tap)?;
-        if !plug(&card) {
-            tap::remove(&card.tap)?;
+        // If its answer was lost, the guest has it all the same.
+        if !plug(&card) && !tap::is_open(&card.tap) {
+            self.spare = Some(card.tap);
             return Ok(None);
         }
         self.slots.push(Slot { card, joined: None });
         Ok(self.slots.len().checked_sub(1))
+    }
+
+    /// A tap that no card has.
+    fn free_tap(&mut self, all: &[Device]) -> Result<Option<String>, TakeoverError> {
+        if let Some(tap) = self.spare.take() {
+            return Ok(Some(tap));
+        }
+        let is_free = |name: &String| {
+            let taps = self.slots.iter().map(|slot| &slot.card.tap);
+            let names = all.iter().map(|device| &device.name);
+            names.chain(taps).all(|other| other != name)
+        };
+        let tap = tap_numbers().find(is_free);
+        if let Some(tap) = &tap {
+            tap::make(tap)?;
+        }
+        Ok(tap)
     }
 
     /// Lets the namespace itself have answers of name servers, over each interface.
@@ -255,34 +298,52 @@ impl Live {
     }
 }
 
-/// Joins an interface to its card's tap.
-fn joined(
-    netlink: &Netlink,
-    number: usize,
-    device: &Device,
-    interface: &Interface,
-    within: Within,
-) -> Result<Joined, TakeoverError> {
-    tap::make(&interface.tap)?;
-    join(netlink, device, &interface.tap)?;
-    let beside = match device.tap || within == Within::Programs {
-        true => {
-            let tap = device::find(netlink, &interface.tap)?;
-            within::let_in(netlink, number, device, &tap, interface)?
-        }
-        false => None,
-    };
-    Ok(Joined {
-        index: device.index,
-        beside,
-        answers: false,
-    })
-}
+impl Joined {
+    /// Joins an interface to its card's tap.
+    fn new(
+        netlink: &Netlink,
+        number: usize,
+        device: &Device,
+        interface: &Interface,
+        within: Within,
+    ) -> Result<Self, TakeoverError> {
+        tap::make(&interface.tap)?;
+        let join = || {
+            join(netlink, device, &interface.tap)?;
+            match device.tap || within == Within::Programs {
+                true => {
+                    let tap = device::find(netlink, &interface.tap)?;
+                    within::let_in(netlink, number, device, &tap, interface)
+                }
+                false => Ok(None),
+            }
+        };
+        // Half of it would be in the way of another try.
+        let beside = join().inspect_err(|_| drop(redirect::remove(netlink, device)))?;
+        Ok(Self {
+            index: device.index,
+            beside,
+            addresses: interface.addresses.clone(),
+            answers: false,
+        })
+    }
 
-/// A tap passes what its interface does.
-fn keep_mtu(netlink: &Netlink, device: &Device, tap: &str, all: &[Device]) -> Result<(), TakeoverError> {
-    match all.iter().find(|other| other.name == tap) {
-        Some(tap) if tap.mtu != device.mtu => device::set_mtu(netlink, tap, device.mtu),
-        _ => Ok(()),
+    /// Has the tap pass what its interface does, which may have changed.
+    fn keep(
+        &mut self,
+        netlink: &Netlink,
+        number: usize,
+        device: &Device,
+        interface: &Interface,
+    ) -> Result<(), TakeoverError> {
+        let tap = device::find(netlink, &interface.tap)?;
+        if tap.mtu != device.mtu {
+            device::set_mtu(netlink, &tap, device.mtu)?;
+        }
+        if self.beside.is_some() && self.addresses != interface.addresses {
+            within::lead(netlink, number, device, &tap, interface)?;
+            self.addresses = interface.addresses.clone();
+        }
+        Ok(())
     }
 }

@@ -7,8 +7,9 @@
 //!   made it   │                                                                           neighbours, MTU
 //! ```
 //!
-//! Somebody made the namespace, and somebody knows how to unmake it: netavark, CNI, libnetwork. Nothing is changed in it here
-//! but the queueing disciplines of its interfaces (and a rule for its [loopback device](super::loopback)); their addresses go only if the caller wants so. Where a name server of
+//! Somebody made the namespace, and somebody knows how to unmake it: netavark, CNI, libnetwork. Little is changed in it here:
+//! the queueing disciplines of its interfaces, a rule for its [loopback device](super::loopback), and ways to the guest where
+//! [programs](Within::Programs) are to reach it; addresses go only if the caller wants so. Where a name server of
 //! the namespace's own has to ask others, [`Live::keep_answers`] lets it hear them. What comes and goes later, comes to the guest and
 //! goes from it ([`Live::look`]). A namespace that is there after its guest is given back as it was ([`give_back`]).
 

@@ -7,7 +7,7 @@ use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType,
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteNextHop, RouteProtocol, RouteType,
 };
 
 use super::device::Device;
@@ -41,12 +41,7 @@ pub(super) fn taken(netlink: &Netlink, ours: &[Ours]) -> Result<Taken, TakeoverE
     };
     Ok(Taken {
         interfaces: ours.iter().map(interface).collect(),
-        routes: sorted(
-            routes
-                .iter()
-                .filter_map(|message| route(message, &name))
-                .collect(),
-        ),
+        routes: sorted(routes.iter().flat_map(|message| ways(message, &name)).collect()),
         neighbours: neighbours
             .iter()
             .filter_map(|message| neighbour(message, &name))
@@ -68,6 +63,24 @@ fn address(message: &AddressMessage) -> Option<Cidr> {
     }
     // On a line between two, the second is the far end's.
     Cidr::new(local.or(other)?, message.header.prefix_len)
+}
+
+/// The routes of a message. Of several ways to one place the kernel makes one route with several hops, for IPv6.
+fn ways(message: &RouteMessage, name: &impl Fn(u32) -> Option<String>) -> Vec<Route> {
+    let hops = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::MultiPath(hops) => Some(hops),
+        _ => None,
+    });
+    let Some(hops) = hops else {
+        return route(message, name).into_iter().collect();
+    };
+    let one = |hop: &RouteNextHop| {
+        let mut message = message.clone();
+        message.attributes.extend(hop.attributes.iter().cloned());
+        message.attributes.push(RouteAttribute::Oif(hop.interface_index));
+        route(&message, name)
+    };
+    hops.iter().filter_map(one).collect()
 }
 
 fn route(message: &RouteMessage, name: &impl Fn(u32) -> Option<String>) -> Option<Route> {

@@ -127,7 +127,13 @@ pub(super) fn remove(netlink: &Netlink, from: &Device) -> Result<(), TakeoverErr
     };
     let discipline = RouteNetlinkMessage::DelQueueDiscipline(discipline(from).map_err(failed)?);
     match netlink.request(discipline, Add::Change) {
-        Err(error) if !matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOENT)) => {
+        // With the interface itself, its discipline has gone.
+        Err(error)
+            if !matches!(
+                error.raw_os_error(),
+                Some(libc::EINVAL | libc::ENOENT | libc::ENODEV)
+            ) =>
+        {
             Err(failed(error))
         }
         _ => Ok(()),

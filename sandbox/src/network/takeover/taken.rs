@@ -167,6 +167,15 @@ impl Change {
         }
     }
 
+    /// Takes these cards away in any case.
+    pub(super) fn take_away(&mut self, cards: impl Iterator<Item = Mac>) {
+        for mac in cards {
+            if !self.gone.contains(&mac) {
+                self.gone.push(mac);
+            }
+        }
+    }
+
     /// Whether nothing has changed.
     pub fn is_empty(&self) -> bool {
         self.gone.is_empty() && self.gone_routes.is_empty() && self.come == Taken::default()

@@ -28,6 +28,11 @@ pub(super) fn remove(name: &str) -> Result<bool, TakeoverError> {
     })
 }
 
+/// Whether a VMM has it.
+pub(super) fn is_open(name: &str) -> bool {
+    matches!(open(name), Err(error) if error.raw_os_error() == Some(libc::EBUSY))
+}
+
 fn make_persistent(name: &str) -> io::Result<()> {
     match open(name) {
         Ok(file) => persist(&file, true),

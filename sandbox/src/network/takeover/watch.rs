@@ -35,13 +35,17 @@ impl Watch {
         Ok(Self(socket))
     }
 
-    /// Waits until something has changed since the last time, and nothing more does for a moment.
+    /// Waits until something has changed since the last time, and nothing more does for a moment; or no longer than this.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn wait(&self) -> io::Result<()> {
+    pub fn wait(&self, most: Option<Duration>) -> io::Result<()> {
+        let most = most
+            .map(Timespec::try_from)
+            .transpose()
+            .map_err(io::Error::other)?;
         let mut wanted = [PollFd::from_borrowed_fd(self.0.as_fd(), PollFlags::IN)];
-        while poll(&mut wanted, None) == Err(rustix::io::Errno::INTR) {}
+        while poll(&mut wanted, most.as_ref()) == Err(rustix::io::Errno::INTR) {}
         for _ in 0..MOST_WAITS {
             self.drain()?;
             thread::sleep(SETTLED);

@@ -39,28 +39,14 @@ pub(super) fn let_in(
         return Ok(None);
     };
     redirect::except(netlink, tap, own)?;
-    let failed = |act| {
-        let name = tap.name.clone();
-        move |source| TakeoverError::Change { act, name, source }
-    };
+    let failed = |act| failed_at(tap, act);
     // What the guest sends comes from an address that an interface of this namespace still has.
     let switch = format!("/proc/sys/net/ipv4/conf/{}/accept_local", tap.name);
     fs::write(switch, "1").map_err(failed("set accept_local"))?;
     netlink
         .request(RouteNetlinkMessage::NewAddress(address(tap, own)), Add::Over)
         .map_err(failed("set the address"))?;
-    for guest in interface.addresses.iter().map(|cidr| cidr.address()) {
-        let IpAddr::V4(guest) = guest else { continue };
-        let message = RouteNetlinkMessage::NewNeighbour(known(tap, guest, interface));
-        netlink
-            .request(message, Add::Over)
-            .map_err(failed("set the neighbour"))?;
-        give_up(netlink, device, guest)?;
-        let message = RouteNetlinkMessage::NewRoute(way(tap, guest, own));
-        netlink
-            .request(message, Add::Over)
-            .map_err(failed("set the route"))?;
-    }
+    lead(netlink, number, device, tap, interface)?;
     let route = Route {
         destination: alone,
         gateway: None,
@@ -74,6 +60,38 @@ pub(super) fn let_in(
         interface: interface.name.clone(),
     };
     Ok(Some((route, neighbour)))
+}
+
+/// Leads programs of this namespace to the addresses that the interface has now.
+pub(super) fn lead(
+    netlink: &Netlink,
+    number: usize,
+    device: &Device,
+    tap: &Device,
+    interface: &Interface,
+) -> Result<(), TakeoverError> {
+    let Some((own, _)) = neighbour(number) else {
+        return Ok(());
+    };
+    let failed = |act| failed_at(tap, act);
+    for guest in interface.addresses.iter().map(|cidr| cidr.address()) {
+        let IpAddr::V4(guest) = guest else { continue };
+        let message = RouteNetlinkMessage::NewNeighbour(known(tap, guest, interface));
+        netlink
+            .request(message, Add::Over)
+            .map_err(failed("set the neighbour"))?;
+        give_up(netlink, device, guest)?;
+        let message = RouteNetlinkMessage::NewRoute(way(tap, guest, own));
+        netlink
+            .request(message, Add::Over)
+            .map_err(failed("set the route"))?;
+    }
+    Ok(())
+}
+
+fn failed_at(tap: &Device, act: &'static str) -> impl FnOnce(io::Error) -> TakeoverError {
+    let name = tap.name.clone();
+    move |source| TakeoverError::Change { act, name, source }
 }
 
 /// Of the link (RFC 3927), where it is nobody else's: no host has more than one namespace on such a link.
