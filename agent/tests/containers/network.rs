@@ -124,7 +124,7 @@ fn a_card_has_its_ipv6_address_where_the_others_have_none() {
     place.client.configure_network(&request).unwrap();
     place.client.start("web").unwrap();
     // Something with the same MAC is no card.
-    let script = "ip -o -6 address; ip link add on type bridge && ip link set on address 02:00:00:00:05:02; ip -o link";
+    let script = "ip -o -6 address; ip link add top address 02:00:00:00:05:02 type bridge 2>&1; ip -o link";
     let mut root = process(&["sh", "-c", script]);
     root["capabilities"]["effective"] = serde_json::json!(["CAP_NET_ADMIN"]);
     root["capabilities"]["permitted"] = serde_json::json!(["CAP_NET_ADMIN"]);
@@ -140,7 +140,7 @@ fn a_card_has_its_ipv6_address_where_the_others_have_none() {
     };
     place.client.configure_network(&request).unwrap();
     let (_, text) = place.exec("web", "again", &process(&["ls", "/sys/class/net"]), b"");
-    assert_eq!(String::from_utf8(text).unwrap(), "lo\non\n");
+    assert_eq!(String::from_utf8(text).unwrap(), "lo\ntop\n");
 }
 
 #[test]
